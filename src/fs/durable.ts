@@ -1,0 +1,57 @@
+/** What makes a name or content survive a power cut. Every caller says whether it wants to pay for it (`fsync:` in the config). */
+
+import { mkdir, open } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { errnoOf } from '../errors.js';
+
+/** Whether `error` is a system error with one of these codes. */
+export function isErrno(error: unknown, ...codes: string[]): boolean {
+	const code = errnoOf(error);
+	return code !== undefined && codes.includes(code);
+}
+
+/** Makes the names in `directory` durable. A failure is the caller's failure: nothing in there may be relied on. */
+export async function syncDirectory(directory: string): Promise<void> {
+	const handle = await open(directory, 'r');
+	try {
+		await handle.sync();
+	} finally {
+		await handle.close();
+	}
+}
+
+/**
+ * `mkdir -p`. With `sync`, every directory in which one was made is synced, up to the first that already existed.
+ * @throws ENOTDIR or EEXIST when a component is a file
+ */
+export async function makeDirectories(directory: string, sync: boolean): Promise<void> {
+	for (;;) {
+		try {
+			await mkdir(directory);
+			break;
+		} catch (error) {
+			if (isErrno(error, 'EEXIST')) return;
+			if (!isErrno(error, 'ENOENT')) throw error;
+			// Goes round again: somebody may clear empty directories between the parent's making and ours.
+			await makeDirectories(dirname(directory), sync);
+		}
+	}
+	if (sync) await syncDirectory(dirname(directory));
+}
+
+const ATTEMPTS = 10;
+
+/**
+ * Runs `make`, which makes a name in `directory`; when the directory is not there (or repair took it away, empty, at this
+ * moment), makes it and tries again.
+ */
+export async function inDirectory<T>(directory: string, sync: boolean, make: () => Promise<T>): Promise<T> {
+	for (let attempt = 1; ; attempt++) {
+		try {
+			return await make();
+		} catch (error) {
+			if (!isErrno(error, 'ENOENT') || attempt === ATTEMPTS) throw error;
+			await makeDirectories(directory, sync);
+		}
+	}
+}

@@ -1,0 +1,135 @@
+/** `encrypted/`: what waits for upload, one directory a key. */
+
+import { constants, type Stats } from 'node:fs';
+import { type FileHandle, link, lstat, open, unlink } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { inDirectory, isErrno } from '../fs/durable.js';
+import { type ArtifactPath, artifactPathIfValid, SIDECAR_SUFFIX } from './artifact-path.js';
+import { isSameFile, lookUp, type OpenArtifact, versionOf } from './artifacts.js';
+import type { Root } from './root.js';
+import { discardStaging, publishByRename, type Staging, stagingName } from './staging.js';
+import { entriesOf, walk } from './walk.js';
+import { hasWorkLink, placeWorkLink } from './work-links.js';
+
+const KEY_ID = /^[0-9a-f]{40}$/;
+
+/** A name in `encrypted/`. */
+export interface SealedName {
+	readonly keyId: string;
+	readonly path: ArtifactPath;
+}
+
+/** A name in `encrypted/` that is no file waiting for upload. */
+export interface StrangeName {
+	readonly keyId: string;
+	readonly name: string;
+	/** Of which it is the sidecar; undefined when it is nothing that s3proxy makes. */
+	readonly sidecarOf: ArtifactPath | undefined;
+}
+
+export async function* keyIdsInEncrypted(root: Root): AsyncGenerator<string> {
+	for await (const entry of entriesOf(root.layout.encrypted)) {
+		if (entry.isDirectory() && KEY_ID.test(entry.name)) yield entry.name;
+	}
+}
+
+/** Everything in `encrypted/`, in no promised order. */
+export async function* walkSealed(root: Root): AsyncGenerator<SealedName | StrangeName> {
+	for await (const keyId of keyIdsInEncrypted(root)) {
+		for await (const { path: name, entry } of walk(`${root.layout.encrypted}/${keyId}`)) {
+			const path = artifactPathIfValid(name);
+			if (path !== undefined && entry.isFile()) yield { keyId, path };
+			else yield { keyId, name, sidecarOf: sidecarOwner(name) };
+		}
+	}
+}
+
+function sidecarOwner(name: string): ArtifactPath | undefined {
+	return name.endsWith(SIDECAR_SUFFIX) ? artifactPathIfValid(name.slice(0, -SIDECAR_SUFFIX.length)) : undefined;
+}
+
+/** Opens what waits for upload; undefined when nothing does. */
+export async function openSealed(root: Root, { keyId, path }: SealedName): Promise<OpenArtifact | undefined> {
+	let handle: FileHandle;
+	try {
+		handle = await open(root.layout.sealed(keyId, path), constants.O_RDONLY | constants.O_NOFOLLOW);
+	} catch (error) {
+		if (isErrno(error, 'ENOENT', 'ENOTDIR')) return undefined;
+		throw error;
+	}
+	const stats = await handle.stat();
+	if (stats.isFile()) return { handle, stats };
+	await handle.close();
+	return undefined;
+}
+
+async function statSealed(root: Root, { keyId, path }: SealedName): Promise<Stats | undefined> {
+	try {
+		return await lstat(root.layout.sealed(keyId, path));
+	} catch (error) {
+		if (isErrno(error, 'ENOENT', 'ENOTDIR')) return undefined;
+		throw error;
+	}
+}
+
+/**
+ * Makes a sealed artifact ready for upload; both names durable when it returns. The sidecar goes first: without its object it
+ * is an orphan that says nothing, while the object is complete by itself.
+ */
+export async function publishSealed(root: Root, name: SealedName, object: Staging, sidecar: Staging): Promise<void> {
+	await sidecar.publishAs(root.layout.sidecar(name.keyId, name.path));
+	// Commit point: from here on the artifact can be uploaded without its file in uploads/.
+	await object.publishAs(root.layout.sealed(name.keyId, name.path));
+}
+
+/** The same with `encryption: false`: a hard link to the artifact, no copy, and no sidecar. */
+export async function publishPlain(root: Root, name: SealedName): Promise<void> {
+	const staging = stagingName(root.layout.sealStaging(name.keyId, name.path));
+	try {
+		await inDirectory(dirname(staging), root.sync, () => link(root.layout.artifact(name.path), staging));
+		await removeSidecar(root, name);
+		// Commit point: from here on the artifact can be uploaded without its name in uploads/.
+		await publishByRename(root, staging, root.layout.sealed(name.keyId, name.path));
+	} finally {
+		// rename does nothing and keeps both names when they are the same file already.
+		await discardStaging(staging, root.layout.encrypting);
+	}
+}
+
+/** Removes a sidecar if it is there. */
+export async function removeSidecar(root: Root, { keyId, path }: SealedName): Promise<void> {
+	await unlink(root.layout.sidecar(keyId, path)).catch((error: unknown) => {
+		if (!isErrno(error, 'ENOENT', 'ENOTDIR')) throw error;
+	});
+}
+
+/**
+ * Removes what has been uploaded, under the path's lock, if the name still is the file that was. If it is another, that one
+ * waits for the next upload. If it is gone, somebody else uploaded at the same time and nobody knows whose put came last.
+ */
+export async function removeUploaded(root: Root, name: SealedName, uploaded: Stats): Promise<void> {
+	const now = await statSealed(root, name);
+	if (now !== undefined && isSameFile(now, uploaded)) {
+		await unlink(root.layout.sealed(name.keyId, name.path));
+		await removeSidecar(root, name);
+		await relinkIfOther(root, name.path, versionOf(uploaded));
+	} else if (now === undefined && (await lookUp(root, name.path)) !== undefined) {
+		await placeWorkLink(root, name.path);
+	}
+}
+
+/**
+ * A fence: if `uploads/` holds another version of `path` than `handled` and nothing says that it waits, makes its work link.
+ * @returns whether it did
+ */
+export async function relinkIfOther(root: Root, path: ArtifactPath, handled: number, dryRun = false): Promise<boolean> {
+	const current = await lookUp(root, path);
+	if (current === undefined || versionOf(current) === handled) return false;
+	if (await hasWorkLink(root, path)) return false;
+	for await (const keyId of keyIdsInEncrypted(root)) {
+		const sealed = await statSealed(root, { keyId, path });
+		if (sealed !== undefined && versionOf(sealed) === versionOf(current)) return false;
+	}
+	if (!dryRun) await placeWorkLink(root, path);
+	return true;
+}

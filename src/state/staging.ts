@@ -1,0 +1,110 @@
+/** Files that nobody may see yet. Only the process that made one knows its name, so nobody else ever writes or publishes it. */
+
+import { type FileHandle, link, open, rename, unlink } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { inDirectory, isErrno, syncDirectory } from '../fs/durable.js';
+import { RESERVED_PREFIX } from './artifact-path.js';
+import { isProvablyDead, ownerToken } from './owner.js';
+import type { Root } from './root.js';
+import { pruneUpwards } from './walk.js';
+
+export const STAGING_NAME = /^\.s3proxy-([0-9a-f]+-\d+-\d+-\d+-\d+)$/;
+/** Staging whose owner cannot be told dead or alive (another container) is left alone for this long. */
+const UNKNOWN_OWNER_MS = 24 * 60 * 60 * 1000;
+
+/** A name in `directory` that no process has used or will use. */
+export function stagingName(directory: string): string {
+	return join(directory, RESERVED_PREFIX + ownerToken());
+}
+
+/** Whether a file with a staging name was left behind by a process that died. */
+export function isAbandonedStaging(name: string, mtimeMs: number): boolean {
+	const owner = STAGING_NAME.exec(name)?.[1];
+	if (owner === undefined) return false;
+	return isProvablyDead(owner) || mtimeMs < Date.now() - UNKNOWN_OWNER_MS;
+}
+
+export class Staging {
+	readonly file: string;
+	readonly handle: FileHandle;
+	readonly #root: Root;
+	readonly #area: string;
+	#closed = false;
+
+	private constructor(root: Root, area: string, file: string, handle: FileHandle) {
+		this.#root = root;
+		this.#area = area;
+		this.file = file;
+		this.handle = handle;
+	}
+
+	/**
+	 * An empty file in `directory`, which is made if need be.
+	 * @param area the top directory, up to which `drop` removes directories left empty
+	 * @param mode 0o644 for what nginx serves one day, 0o600 for secrets
+	 */
+	static async create(root: Root, area: string, directory: string, mode = 0o644): Promise<Staging> {
+		const file = stagingName(directory);
+		const handle = await inDirectory(directory, root.sync, () => open(file, 'wx+', mode));
+		try {
+			// The umask may have taken away what nginx needs to read.
+			await handle.chmod(mode);
+		} catch (error) {
+			await handle.close();
+			throw error;
+		}
+		return new Staging(root, area, file, handle);
+	}
+
+	/** Makes the data durable. A failure is final for this file: the kernel may have dropped what it could not write. */
+	async syncData(): Promise<void> {
+		if (this.#root.sync) await this.handle.sync();
+	}
+
+	/** Gives the finished file its name, replacing what had it: the commit point. The name is durable when this returns. */
+	async publishAs(target: string): Promise<void> {
+		await this.close();
+		await publishByRename(this.#root, this.file, target);
+	}
+
+	/** The same, unless the name is taken: then false, and the staging is dropped. */
+	async publishUnlessTaken(target: string): Promise<boolean> {
+		await this.close();
+		let published = true;
+		try {
+			await inDirectory(dirname(target), this.#root.sync, () => link(this.file, target));
+		} catch (error) {
+			if (!isErrno(error, 'EEXIST')) throw error;
+			published = false;
+		}
+		if (published && this.#root.sync) await syncDirectory(dirname(target));
+		await unlink(this.file);
+		return published;
+	}
+
+	/** Removes the file, and the directories that it leaves empty. */
+	async drop(): Promise<void> {
+		await this.close();
+		await discardStaging(this.file, this.#area);
+	}
+
+	async close(): Promise<void> {
+		if (this.#closed) return;
+		this.#closed = true;
+		await this.handle.close();
+	}
+}
+
+/** `rename` with its directories, durable when it returns. The one place that replaces a name below the root. */
+export async function publishByRename(root: Root, from: string, to: string): Promise<void> {
+	await inDirectory(dirname(to), root.sync, () => rename(from, to));
+	if (root.sync) await syncDirectory(dirname(to));
+}
+
+/** Removes a staging name if it is there, and the directories that it leaves empty, up to `area`. */
+export async function discardStaging(file: string, area: string): Promise<void> {
+	await unlink(file).catch((error: unknown) => {
+		if (!isErrno(error, 'ENOENT')) throw error;
+	});
+	await pruneUpwards(dirname(file), area);
+}
