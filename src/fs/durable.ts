@@ -1,6 +1,7 @@
 /** What makes a name or content survive a power cut. Every caller says whether it wants to pay for it (`fsync:` in the config). */
 
-import { mkdir, open } from 'node:fs/promises';
+import type { Stats } from 'node:fs';
+import { lstat, mkdir, open, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoOf } from '../errors.js';
 
@@ -8,6 +9,25 @@ import { errnoOf } from '../errors.js';
 export function isErrno(error: unknown, ...codes: string[]): boolean {
 	const code = errnoOf(error);
 	return code !== undefined && codes.includes(code);
+}
+
+/** What has this name, symlinks not followed; undefined when nothing has, or the path runs through a file. */
+export async function lstatIfThere(file: string): Promise<Stats | undefined> {
+	try {
+		return await lstat(file);
+	} catch (error) {
+		if (isErrno(error, 'ENOENT', 'ENOTDIR')) return undefined;
+		throw error;
+	}
+}
+
+/** Removes a name if it is there. */
+export async function unlinkIfThere(file: string): Promise<void> {
+	try {
+		await unlink(file);
+	} catch (error) {
+		if (!isErrno(error, 'ENOENT', 'ENOTDIR')) throw error;
+	}
 }
 
 /** Makes the names in `directory` durable. A failure is the caller's failure: nothing in there may be relied on. */

@@ -82,9 +82,7 @@ export class Layout {
 
 	lock(kind: LockKind, path: ArtifactPath): LockNames {
 		const file = join(this.locks, path);
-		// A hash, because a component may have 250 of the 255 bytes a name can have; and never `x.lock`, which is an artifact's name.
-		const hash = createHash('sha256').update(basename(path)).digest('hex').slice(0, 32);
-		const own = join(dirname(file), `${RESERVED_PREFIX}${kind}-${hash}`);
+		const own = join(dirname(file), `${RESERVED_PREFIX}${kind}-${lockHash(basename(path))}`);
 		const keepFile = kind === 'path';
 		return { file: keepFile ? file : own, directory: `${own}.lock`, keepFile };
 	}
@@ -93,4 +91,12 @@ export class Layout {
 		const file = join(this.locks, `${RESERVED_PREFIX}run-${stage}`);
 		return { file, directory: `${file}.lock`, keepFile: true };
 	}
+}
+
+/**
+ * What stands for an artifact's last component in the names of its locks. A hash, because a component may have 250 of the
+ * 255 bytes that a name can have; and never `x.lock`, which is a name that an artifact may have.
+ */
+export function lockHash(component: string): string {
+	return createHash('sha256').update(component).digest('hex').slice(0, 32);
 }

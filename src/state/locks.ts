@@ -5,17 +5,18 @@
  */
 
 import fs from 'node:fs';
-import { rename, rmdir, stat, unlink } from 'node:fs/promises';
+import { rename, rmdir, stat } from 'node:fs/promises';
 import { dirname, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import lockfile from 'proper-lockfile';
 import { S3proxyError } from '../errors.js';
-import { inDirectory, isErrno } from '../fs/durable.js';
+import { inDirectory, isErrno, unlinkIfThere } from '../fs/durable.js';
 import { type ArtifactPath, RESERVED_PREFIX } from './artifact-path.js';
 import type { Layout, LockNames, RunStage } from './layout.js';
 import { LockRecord, recordedOwner } from './lock-record.js';
 import { isProvablyDead, ownerToken } from './owner.js';
 import { type Patience, stopped, Turns } from './turns.js';
+import { pruneUpwards } from './walk.js';
 
 /** After this long without a sign of life a lock may be taken over. Owners that are provably dead are not waited for. */
 const STALE_MS = 30_000;
@@ -86,7 +87,9 @@ export class Locks {
 	async clearIfDead(names: LockNames, dryRun: boolean): Promise<boolean> {
 		const seen = await lockDirectory(names.directory);
 		if (seen === undefined || !(await this.#isAbandoned(names, seen.mtimeMs))) return false;
-		return dryRun || removeLockDirectory(names.directory, seen.mtimeNs);
+		if (dryRun) return true;
+		if (!names.keepFile) await unlinkIfThere(names.file);
+		return removeLockDirectory(names.directory, seen.mtimeNs);
 	}
 
 	#limited(path: ArtifactPath, signal: AbortSignal): Patience {
@@ -126,7 +129,7 @@ export class Locks {
 	async #tryAcquire(names: LockNames, what: string): Promise<Held | undefined> {
 		for (;;) {
 			try {
-				return await Held.take(names, what);
+				return await Held.take(names, what, this.#layout.locks);
 			} catch (error) {
 				if (isConflict(error)) throw this.#conflict(what, error);
 				if (!(error instanceof Error && 'code' in error && error.code === 'ELOCKED')) throw error;
@@ -153,6 +156,8 @@ export class Locks {
 class Held implements PathLock {
 	readonly #names: LockNames;
 	readonly #what: string;
+	/** Up to where directories left empty are removed. */
+	readonly #top: string;
 	readonly #record: LockRecord;
 	readonly #token: string;
 	readonly #unlock: () => Promise<void>;
@@ -162,6 +167,7 @@ class Held implements PathLock {
 	private constructor(
 		names: LockNames,
 		what: string,
+		top: string,
 		record: LockRecord,
 		token: string,
 		unlock: () => Promise<void>,
@@ -169,6 +175,7 @@ class Held implements PathLock {
 	) {
 		this.#names = names;
 		this.#what = what;
+		this.#top = top;
 		this.#record = record;
 		this.#token = token;
 		this.#unlock = unlock;
@@ -176,7 +183,7 @@ class Held implements PathLock {
 	}
 
 	/** @throws an error with the code `ELOCKED` when somebody holds it */
-	static async take(names: LockNames, what: string): Promise<Held> {
+	static async take(names: LockNames, what: string, top: string): Promise<Held> {
 		const loss: { cause?: Error } = {};
 		const unlock = await inDirectory(dirname(names.directory), false, () =>
 			lockfile.lock(names.file, {
@@ -195,7 +202,7 @@ class Held implements PathLock {
 			const token = ownerToken();
 			if (record.isNew) await record.setNewest(0);
 			await record.setOwner(token);
-			return new Held(names, what, record, token, unlock, loss);
+			return new Held(names, what, top, record, token, unlock, loss);
 		} catch (error) {
 			await unlock();
 			throw error;
@@ -224,23 +231,29 @@ class Held implements PathLock {
 	}
 
 	async release(): Promise<void> {
+		let cleared = false;
 		try {
 			const ours = await this.assertHeld().then(
 				() => true,
 				() => false,
 			);
 			// Somebody else's record and lock file are not ours to touch.
-			if (ours) await this.#leaveNoOwner();
+			if (ours) cleared = await this.#leaveNoOwner();
 		} finally {
 			await this.#record.close();
 			// ERELEASED: it was compromised, and onCompromised has been told.
 			if (this.#loss.cause === undefined) await this.#unlock().catch(() => undefined);
+			// An empty directory would be in the way of an artifact of its name.
+			if (cleared) await pruneUpwards(dirname(this.#names.directory), this.#top);
 		}
 	}
 
-	async #leaveNoOwner(): Promise<void> {
-		if (this.#forget || !this.#names.keepFile) await unlink(this.#names.file);
+	/** @returns whether the lock file is gone */
+	async #leaveNoOwner(): Promise<boolean> {
+		const remove = this.#forget || !this.#names.keepFile;
+		if (remove) await unlinkIfThere(this.#names.file);
 		else await this.#record.setOwner(undefined);
+		return remove;
 	}
 }
 

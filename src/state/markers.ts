@@ -1,8 +1,8 @@
 /** `uploading/`: a marker says that an ingest is about to publish and has not made its work link yet. */
 
-import { open, unlink } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { inDirectory, isErrno, syncDirectory } from '../fs/durable.js';
+import { inDirectory, syncDirectory, unlinkIfThere } from '../fs/durable.js';
 import type { ArtifactPath } from './artifact-path.js';
 import type { Root } from './root.js';
 
@@ -15,7 +15,5 @@ export async function placeMarker(root: Root, path: ArtifactPath): Promise<void>
 }
 
 export async function removeMarker(root: Root, path: ArtifactPath): Promise<void> {
-	await unlink(root.layout.marker(path)).catch((error: unknown) => {
-		if (!isErrno(error, 'ENOENT')) throw error;
-	});
+	await unlinkIfThere(root.layout.marker(path));
 }

@@ -1,9 +1,9 @@
 /** `encrypted/`: what waits for upload, one directory a key. */
 
 import { constants, type Stats } from 'node:fs';
-import { type FileHandle, link, lstat, open, unlink } from 'node:fs/promises';
+import { type FileHandle, link, open, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { inDirectory, isErrno } from '../fs/durable.js';
+import { inDirectory, isErrno, lstatIfThere, unlinkIfThere } from '../fs/durable.js';
 import { type ArtifactPath, artifactPathIfValid, SIDECAR_SUFFIX } from './artifact-path.js';
 import { isSameFile, lookUp, type OpenArtifact, versionOf } from './artifacts.js';
 import type { Root } from './root.js';
@@ -63,13 +63,8 @@ export async function openSealed(root: Root, { keyId, path }: SealedName): Promi
 	return undefined;
 }
 
-async function statSealed(root: Root, { keyId, path }: SealedName): Promise<Stats | undefined> {
-	try {
-		return await lstat(root.layout.sealed(keyId, path));
-	} catch (error) {
-		if (isErrno(error, 'ENOENT', 'ENOTDIR')) return undefined;
-		throw error;
-	}
+function statSealed(root: Root, { keyId, path }: SealedName): Promise<Stats | undefined> {
+	return lstatIfThere(root.layout.sealed(keyId, path));
 }
 
 /**
@@ -98,9 +93,18 @@ export async function publishPlain(root: Root, name: SealedName): Promise<void> 
 
 /** Removes a sidecar if it is there. */
 export async function removeSidecar(root: Root, { keyId, path }: SealedName): Promise<void> {
-	await unlink(root.layout.sidecar(keyId, path)).catch((error: unknown) => {
-		if (!isErrno(error, 'ENOENT', 'ENOTDIR')) throw error;
-	});
+	await unlinkIfThere(root.layout.sidecar(keyId, path));
+}
+
+/**
+ * Removes a sidecar whose object is not there, under the path's lock.
+ * @returns whether it did (with `dryRun`: whether it would)
+ */
+export async function removeOrphanSidecar(root: Root, name: SealedName, dryRun: boolean): Promise<boolean> {
+	if ((await statSealed(root, name)) !== undefined) return false;
+	if ((await lstatIfThere(root.layout.sidecar(name.keyId, name.path))) === undefined) return false;
+	if (!dryRun) await removeSidecar(root, name);
+	return true;
 }
 
 /**

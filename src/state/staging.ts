@@ -2,7 +2,7 @@
 
 import { type FileHandle, link, open, rename, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { inDirectory, isErrno, syncDirectory } from '../fs/durable.js';
+import { inDirectory, isErrno, syncDirectory, unlinkIfThere } from '../fs/durable.js';
 import { RESERVED_PREFIX } from './artifact-path.js';
 import { isProvablyDead, ownerToken } from './owner.js';
 import type { Root } from './root.js';
@@ -56,6 +56,26 @@ export class Staging {
 		return new Staging(root, area, file, handle);
 	}
 
+	/**
+	 * A second name, in staging, for a whole file from outside: no copy, and whatever happens it keeps its own name.
+	 * @returns undefined when this file system or the file's owner does not allow it
+	 */
+	static async adopt(root: Root, area: string, directory: string, outside: string): Promise<Staging | undefined> {
+		const file = stagingName(directory);
+		let handle: FileHandle | undefined;
+		try {
+			await inDirectory(directory, root.sync, () => link(outside, file));
+			handle = await open(file, 'r');
+			await handle.chmod(0o644);
+			return new Staging(root, area, file, handle);
+		} catch (error) {
+			await handle?.close();
+			await discardStaging(file, area);
+			if (isErrno(error, 'EXDEV', 'EPERM', 'EACCES', 'EMLINK')) return undefined;
+			throw error;
+		}
+	}
+
 	/** Makes the data durable. A failure is final for this file: the kernel may have dropped what it could not write. */
 	async syncData(): Promise<void> {
 		if (this.#root.sync) await this.handle.sync();
@@ -103,8 +123,6 @@ export async function publishByRename(root: Root, from: string, to: string): Pro
 
 /** Removes a staging name if it is there, and the directories that it leaves empty, up to `area`. */
 export async function discardStaging(file: string, area: string): Promise<void> {
-	await unlink(file).catch((error: unknown) => {
-		if (!isErrno(error, 'ENOENT')) throw error;
-	});
+	await unlinkIfThere(file);
 	await pruneUpwards(dirname(file), area);
 }

@@ -4,6 +4,7 @@ import type { Dirent } from 'node:fs';
 import { opendir, rmdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { isErrno } from '../fs/durable.js';
+import { RESERVED_PREFIX } from './artifact-path.js';
 
 export interface Found {
 	/** Relative to where the walk began. */
@@ -60,7 +61,9 @@ async function pruneTree(directory: string, dryRun: boolean): Promise<{ removed:
 	let removed = 0;
 	let empty = true;
 	for await (const entry of entriesOf(directory)) {
-		const below = entry.isDirectory() ? await pruneTree(join(directory, entry.name), dryRun) : undefined;
+		// Lock directories are empty by nature, and not clutter.
+		const prunable = entry.isDirectory() && !entry.name.startsWith(RESERVED_PREFIX);
+		const below = prunable ? await pruneTree(join(directory, entry.name), dryRun) : undefined;
 		removed += below?.removed ?? 0;
 		if (below?.empty && (dryRun || (await removeIfEmpty(join(directory, entry.name))))) removed++;
 		else empty = false;

@@ -1,8 +1,8 @@
 /** `to_encrypt/`: a symlink for every artifact that waits for encryption. */
 
-import { lstat, readlink, symlink, unlink } from 'node:fs/promises';
+import { readlink, symlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { inDirectory, isErrno, syncDirectory } from '../fs/durable.js';
+import { inDirectory, isErrno, lstatIfThere, syncDirectory, unlinkIfThere } from '../fs/durable.js';
 import type { ArtifactPath } from './artifact-path.js';
 import type { Root } from './root.js';
 import { publishByRename, stagingName } from './staging.js';
@@ -29,16 +29,9 @@ async function replaceWorkLink(root: Root, link: string, target: string): Promis
 
 /** Removing it is not made durable: a work link too many costs work, one too few costs data. */
 export async function removeWorkLink(root: Root, path: ArtifactPath): Promise<void> {
-	await unlink(root.layout.workLink(path)).catch((error: unknown) => {
-		if (!isErrno(error, 'ENOENT')) throw error;
-	});
+	await unlinkIfThere(root.layout.workLink(path));
 }
 
 export async function hasWorkLink(root: Root, path: ArtifactPath): Promise<boolean> {
-	try {
-		return (await lstat(root.layout.workLink(path))).isSymbolicLink();
-	} catch (error) {
-		if (isErrno(error, 'ENOENT', 'ENOTDIR')) return false;
-		throw error;
-	}
+	return (await lstatIfThere(root.layout.workLink(path)))?.isSymbolicLink() ?? false;
 }

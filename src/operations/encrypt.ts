@@ -1,0 +1,158 @@
+/** Works off `to_encrypt/`: seals what waits there into `encrypted/`. */
+
+import { DEFAULT_SEAL_JOBS } from '../config.js';
+import type { Context } from '../context.js';
+import type { Key } from '../crypto/keyring.js';
+import { SealPool } from '../crypto/seal-pool.js';
+import { explain, S3proxyError } from '../errors.js';
+import { type ArtifactPath, artifactPathIfValid } from '../state/artifact-path.js';
+import { isSameFile, lookUp, type OpenArtifact, openArtifact, versionOf } from '../state/artifacts.js';
+import type { PathLock } from '../state/locks.js';
+import { publishPlain, publishSealed, relinkIfOther } from '../state/sealed.js';
+import { STAGING_NAME, Staging } from '../state/staging.js';
+import { walk } from '../state/walk.js';
+import { hasWorkLink, removeWorkLink } from '../state/work-links.js';
+import { emptyResult, type RunResult, runItems } from './run-items.js';
+
+/** While one artifact is sealed, others have their locks taken and their directories synced. */
+const IN_FLIGHT_PER_WORKER = 4;
+
+export interface EncryptOptions {
+	/** Only these; all that waits when empty. */
+	readonly paths: readonly ArtifactPath[];
+	/** How many artifacts are sealed at the same time. */
+	readonly jobs: number | undefined;
+}
+
+/**
+ * @returns what was done; `busy` when another run is under way
+ * @throws S3proxyError `bad-key`
+ */
+export async function encrypt(context: Context, { paths, jobs }: EncryptOptions): Promise<RunResult> {
+	const { latest } = await context.keyring();
+	const workers = jobs ?? context.config.jobs ?? DEFAULT_SEAL_JOBS;
+	const result = await context.root.locks.withRun('encrypt', async () => {
+		const pool = new SealPool(workers);
+		const abandon = () => void pool.close();
+		context.abandon.addEventListener('abort', abandon, { once: true });
+		try {
+			return await runItems(context, {
+				items: paths.length > 0 ? paths : waiting(context),
+				jobs: workers * IN_FLIGHT_PER_WORKER,
+				nameOf: (path) => path,
+				work: (path) => encryptOne(context, pool, latest, path),
+			});
+		} finally {
+			context.abandon.removeEventListener('abort', abandon);
+			await pool.close();
+		}
+	});
+	return result ?? { ...emptyResult(), busy: true };
+}
+
+async function* waiting(context: Context): AsyncGenerator<ArtifactPath> {
+	for await (const { path: name, entry } of walk(context.root.layout.toEncrypt)) {
+		const path = artifactPathIfValid(name);
+		if (path !== undefined && entry.isSymbolicLink()) yield path;
+		else if (!STAGING_NAME.test(entry.name)) context.log.warn('to_encrypt/ has a name that is no work link', { name });
+	}
+}
+
+/** @returns bytes sealed; undefined when the artifact does not wait */
+async function encryptOne(context: Context, pool: SealPool, key: Key, path: ArtifactPath): Promise<number | undefined> {
+	const { root, abandon } = context;
+	if (!(await hasWorkLink(root, path))) return nothingWaits(context, path);
+	return root.locks.withPath(path, abandon, async (lock) => {
+		// Another one may have done it while this one waited for the lock.
+		if (!(await hasWorkLink(root, path))) return undefined;
+		const artifact = await openArtifact(root, path);
+		if (artifact === undefined) throw artifactIsGone(path);
+		try {
+			const size = artifact.stats.size;
+			context.progress.expect(1, size);
+			if (context.config.encryption) await seal(context, pool, key, path, artifact, lock);
+			else await passOn(context, key, path, artifact, lock);
+			// Done: what waits now is the file in encrypted/.
+			await removeWorkLink(root, path);
+			await relinkIfOther(root, path, versionOf(artifact.stats));
+			context.progress.advance(0, size);
+			return size;
+		} finally {
+			await artifact.handle.close();
+		}
+	});
+}
+
+async function nothingWaits(context: Context, path: ArtifactPath): Promise<undefined> {
+	if ((await lookUp(context.root, path)) !== undefined) return undefined;
+	throw new S3proxyError('not-found', `${path} does not wait for encryption, and is not in uploads/`);
+}
+
+function artifactIsGone(path: ArtifactPath): S3proxyError {
+	return new S3proxyError('not-found', `${path} waits for encryption, but is not in uploads/ any more`, {
+		hint: 'If somebody removed it on purpose, s3proxy repair forgets it.',
+	});
+}
+
+async function seal(
+	context: Context,
+	pool: SealPool,
+	key: Key,
+	path: ArtifactPath,
+	artifact: OpenArtifact,
+	lock: PathLock,
+): Promise<void> {
+	const { root } = context;
+	const directory = root.layout.sealStaging(key.id, path);
+	const { size } = artifact.stats;
+	const object = await Staging.create(root, root.layout.encrypting, directory, 0o600);
+	let sidecar: Staging | undefined;
+	try {
+		const { iv } = await pool.sealFile({
+			sourceFd: artifact.handle.fd,
+			targetFd: object.handle.fd,
+			size,
+			material: key.material,
+			path,
+			fsync: false,
+		});
+		// Tells the version that was sealed; upload says it to the store.
+		await object.handle.utimes(artifact.stats.atime, versionOf(artifact.stats) / 1000);
+		await object.syncData();
+		sidecar = await Staging.create(root, root.layout.encrypting, directory, 0o600);
+		await sidecar.handle.write(iv);
+		await assertUnchanged(context, path, artifact);
+		await lock.assertHeld();
+		await publishSealed(root, { keyId: key.id, path }, object, sidecar);
+	} catch (error) {
+		await object.drop();
+		await sidecar?.drop();
+		throw explain(error, `sealing ${path}`);
+	}
+}
+
+/** `encryption: false`: the same step without a copy. */
+async function passOn(
+	context: Context,
+	key: Key,
+	path: ArtifactPath,
+	artifact: OpenArtifact,
+	lock: PathLock,
+): Promise<void> {
+	try {
+		await assertUnchanged(context, path, artifact);
+		await lock.assertHeld();
+		await publishPlain(context.root, { keyId: key.id, path });
+	} catch (error) {
+		throw explain(error, `passing ${path} on`);
+	}
+}
+
+/** A fence: the name still is the file that was read. One that is gone is none: then this is its only copy. */
+async function assertUnchanged(context: Context, path: ArtifactPath, artifact: OpenArtifact): Promise<void> {
+	const now = (await lookUp(context.root, path)) ?? (await artifact.handle.stat());
+	if (isSameFile(now, artifact.stats) && now.size === artifact.stats.size) return;
+	throw new S3proxyError('source-changed', `${path} changed while it was read`, {
+		hint: 'The next run takes the new content. Artifacts are to be replaced with POST or ingest, not written to.',
+	});
+}

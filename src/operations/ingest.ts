@@ -1,0 +1,288 @@
+/** Stores a file as an artifact: what POST and `s3proxy ingest` do. */
+
+import { createHash, type Hash } from 'node:crypto';
+import { once } from 'node:events';
+import { lstat, open, unlink } from 'node:fs/promises';
+import type { Context } from '../context.js';
+import { explain, S3proxyError } from '../errors.js';
+import { isErrno } from '../fs/durable.js';
+import type { ArtifactPath } from '../state/artifact-path.js';
+import { assertNameIsFree, lookUp, versionOf } from '../state/artifacts.js';
+import type { PathLock } from '../state/locks.js';
+import { placeMarker, removeMarker } from '../state/markers.js';
+import { Staging } from '../state/staging.js';
+import { pruneUpwards } from '../state/walk.js';
+import { placeWorkLink } from '../state/work-links.js';
+import { locate } from './locate.js';
+
+/** Every version of a path is this much later than the one before: nginx's ETag knows whole seconds only (EDGE.md). */
+const VERSION_STEP_MS = 1000;
+/** How much is written before the disk is told to begin; the rest is short then when the last byte has come. */
+const WRITE_BUFFER = 4 * 2 ** 20;
+
+export interface Stored {
+	readonly path: ArtifactPath;
+	/** Bytes. */
+	readonly size: number;
+	/** Lower-case hex, when it was asked for. */
+	readonly sha256: string | undefined;
+	/** Milliseconds since the epoch: the version's mtime. */
+	readonly mtime: number;
+}
+
+export interface CommitOptions {
+	/** Lower-case hex; when the content has another one, nothing is stored. */
+	readonly sha256?: string | undefined;
+}
+
+/** One ingest: `begin`, `receive`, then `commit` or `abandon`. After a failure, `abandon`. */
+export class Ingest {
+	readonly #context: Context;
+	readonly #path: ArtifactPath;
+	#staging: Staging;
+	#size = 0;
+	#digest: string | undefined;
+	#published = false;
+
+	private constructor(context: Context, path: ArtifactPath, staging: Staging) {
+		this.#context = context;
+		this.#path = path;
+		this.#staging = staging;
+	}
+
+	/**
+	 * Checks all that can be known before the content comes, and makes the staging file.
+	 * @throws S3proxyError `conflict`; with `overwrite: false` also what asking the store throws
+	 */
+	static async begin(context: Context, path: ArtifactPath): Promise<Ingest> {
+		const { root } = context;
+		await assertNameIsFree(root, path);
+		await refuseOverwrite(context, path);
+		const directory = root.layout.ingestStaging(path);
+		try {
+			return new Ingest(context, path, await Staging.create(root, root.layout.uploading, directory));
+		} catch (error) {
+			if (isErrno(error, 'ENOTDIR', 'EEXIST')) throw nameIsTaken(path, error);
+			throw explain(error, `storing ${path}`);
+		}
+	}
+
+	/**
+	 * Streams the content into staging; once.
+	 * @param options.hash whether the SHA-256 will be wanted (it can also be had later, for another read)
+	 * @throws S3proxyError `too-large`, `disk-full`, `io`; whatever the source throws
+	 */
+	async receive(source: AsyncIterable<Uint8Array>, options: { hash: boolean }): Promise<void> {
+		const { maxUploadSize } = this.#context.config;
+		const hash = options.hash ? createHash('sha256') : undefined;
+		const writer = this.#staging.handle.createWriteStream({ autoClose: false, highWaterMark: WRITE_BUFFER });
+		const failed = once(writer, 'error').then(([error]) => {
+			throw explain(error, `storing ${this.#path}`);
+		});
+		failed.catch(() => undefined);
+		try {
+			for await (const chunk of source) {
+				this.#size += chunk.length;
+				if (this.#size > maxUploadSize) throw tooLarge(this.#path, maxUploadSize);
+				hash?.update(chunk);
+				if (!writer.write(chunk)) await Promise.race([once(writer, 'drain'), failed]);
+			}
+			const finished = once(writer, 'finish');
+			writer.end();
+			await Promise.race([finished, failed]);
+		} finally {
+			writer.destroy();
+		}
+		this.#digest = hash?.digest('hex');
+	}
+
+	/** Bytes received. */
+	get size(): number {
+		return this.#size;
+	}
+
+	/**
+	 * Takes a whole file over by linking it into staging.
+	 * @returns false when that cannot be done: copy it
+	 * @throws S3proxyError `too-large`
+	 */
+	async takeOver(file: string, size: number): Promise<boolean> {
+		const { root, config } = this.#context;
+		if (size > config.maxUploadSize) throw tooLarge(this.#path, config.maxUploadSize);
+		const directory = root.layout.ingestStaging(this.#path);
+		const adopted = await Staging.adopt(root, root.layout.uploading, directory, file);
+		if (adopted === undefined) return false;
+		await this.#staging.drop();
+		this.#staging = adopted;
+		this.#size = size;
+		return true;
+	}
+
+	/**
+	 * Publishes the artifact. When this returns, content, names and work link are durable: it will end up in the store.
+	 * @throws S3proxyError `checksum-mismatch`, `conflict`, `lock-timeout`, `lock-lost`, `disk-full`, `io`
+	 */
+	async commit(options: CommitOptions = {}): Promise<Stored> {
+		try {
+			return await this.#commit(options);
+		} catch (error) {
+			if (isErrno(error, 'ENOTDIR', 'EEXIST', 'EISDIR', 'ENOTEMPTY')) throw nameIsTaken(this.#path, error);
+			throw explain(error, `storing ${this.#path}`);
+		}
+	}
+
+	async #commit({ sha256 }: CommitOptions): Promise<Stored> {
+		if (sha256 !== undefined) await this.#checkDigest(sha256);
+		await this.#staging.syncData();
+		const { root, abandon } = this.#context;
+		return root.locks.withPath(this.#path, abandon, async (lock) => {
+			try {
+				return await this.#publish(lock);
+			} catch (error) {
+				if (!this.#published) {
+					lock.forgetIfNew();
+					await this.#takeBack();
+				}
+				throw error;
+			}
+		});
+	}
+
+	async #publish(lock: PathLock): Promise<Stored> {
+		const { root } = this.#context;
+		const path = this.#path;
+		await assertNameIsFree(root, path);
+		await refuseOverwrite(this.#context, path);
+		const mtime = await nextVersion(this.#context, path, lock);
+		await this.#staging.handle.utimes(mtime / 1000, mtime / 1000);
+		await this.#staging.syncData();
+		await placeMarker(root, path);
+		await lock.setNewest(mtime);
+		await lock.assertHeld();
+		// Commit point: readers see the new version, whole, from here on. The marker vouches for the work link.
+		await this.#staging.publishAs(root.layout.artifact(path));
+		this.#published = true;
+		// Acknowledged from here on: the link is durable, so the version ends up in the store.
+		await placeWorkLink(root, path);
+		await removeMarker(root, path);
+		return { path, size: this.#size, sha256: this.#digest, mtime };
+	}
+
+	/** Undoes, in the reverse order of creation, what a publish that failed has made. */
+	async #takeBack(): Promise<void> {
+		const { root } = this.#context;
+		await removeMarker(root, this.#path).catch(() => undefined);
+		const artifact = root.layout.artifact(this.#path);
+		await pruneUpwards(artifact.slice(0, artifact.lastIndexOf('/')), root.layout.uploads).catch(() => undefined);
+	}
+
+	/** Leaves nothing of an ingest that did not come to its commit; after a commit it does nothing. */
+	async abandon(): Promise<void> {
+		if (!this.#published) await this.#staging.drop();
+	}
+
+	async #checkDigest(expected: string): Promise<void> {
+		this.#digest ??= await digestOf(this.#staging);
+		if (this.#digest === expected) return;
+		throw new S3proxyError(
+			'checksum-mismatch',
+			`${this.#path}: SHA-256 of the ${this.#size} bytes received is ${this.#digest}, not ${expected}`,
+			{ hint: 'Nothing was stored; send it again.' },
+		);
+	}
+}
+
+async function digestOf(staging: Staging): Promise<string> {
+	const hash: Hash = createHash('sha256');
+	for await (const chunk of staging.handle.createReadStream({ start: 0, autoClose: false, highWaterMark: 2 ** 20 })) {
+		hash.update(chunk);
+	}
+	return hash.digest('hex');
+}
+
+async function nextVersion(context: Context, path: ArtifactPath, lock: PathLock): Promise<number> {
+	const current = await lookUp(context.root, path);
+	const newest = Math.max(await lock.newest(), current === undefined ? 0 : versionOf(current));
+	return Math.max(Date.now(), newest + VERSION_STEP_MS);
+}
+
+async function refuseOverwrite(context: Context, path: ArtifactPath): Promise<void> {
+	if (context.config.overwrite || (await locate(context, path)) === undefined) return;
+	throw new S3proxyError('conflict', `${path} exists already`, {
+		hint: 'config.yaml says overwrite: false; choose another name.',
+	});
+}
+
+function nameIsTaken(path: ArtifactPath, cause: unknown): S3proxyError {
+	return new S3proxyError('conflict', `${path} runs through an artifact, or is a directory of artifacts`, {
+		cause,
+		hint: 'A name is either an artifact or a directory; choose another one.',
+	});
+}
+
+export function tooLarge(path: ArtifactPath, limit: number): S3proxyError {
+	return new S3proxyError('too-large', `${path}: larger than ${limit} bytes`, {
+		hint: 'The limit is max_upload_size in config.yaml.',
+	});
+}
+
+/**
+ * Stores a file of the local file system.
+ * @param options.move takes the file over: it is gone from its place afterwards, and linked instead of copied where possible
+ */
+export async function ingestFile(
+	context: Context,
+	file: string,
+	path: ArtifactPath,
+	options: { move: boolean },
+): Promise<Stored> {
+	const source = await open(file, 'r').catch((error: unknown) => {
+		throw explain(error, `reading ${file}`);
+	});
+	try {
+		const stats = await source.stat();
+		if (stats.isDirectory()) throw new S3proxyError('bad-usage', `${file} is a directory; ingest takes one file`);
+		context.progress.expect(1, stats.size);
+		const ingest = await Ingest.begin(context, path);
+		try {
+			const alone = stats.isFile() && stats.nlink === 1 && !(await lstat(file)).isSymbolicLink();
+			if (!(options.move && alone && (await ingest.takeOver(file, stats.size)))) {
+				const stream = source.createReadStream({ autoClose: false, highWaterMark: 2 ** 20 });
+				await ingest.receive(counted(context, stream), { hash: false });
+			}
+			const stored = await ingest.commit();
+			if (options.move) await unlink(file);
+			context.progress.advance(1, 0);
+			return stored;
+		} catch (error) {
+			await ingest.abandon();
+			throw explain(error, `storing ${path}`);
+		}
+	} finally {
+		await source.close();
+	}
+}
+
+/** Stores what a stream yields. */
+export async function ingestStream(
+	context: Context,
+	source: AsyncIterable<Uint8Array>,
+	path: ArtifactPath,
+): Promise<Stored> {
+	const ingest = await Ingest.begin(context, path);
+	try {
+		await ingest.receive(counted(context, source), { hash: false });
+		return await ingest.commit();
+	} catch (error) {
+		await ingest.abandon();
+		throw error;
+	}
+}
+
+async function* counted(context: Context, source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+	for await (const chunk of source) {
+		context.abandon.throwIfAborted();
+		context.progress.advance(0, chunk.length);
+		yield chunk;
+	}
+}

@@ -1,0 +1,212 @@
+/** Brings a root after any crash to a state where nothing is lost and nothing is stale. The steps are those of docs/state.md. */
+
+import { basename, join, relative } from 'node:path';
+import type { Context } from '../context.js';
+import { explain, isS3proxyError, type S3proxyError } from '../errors.js';
+import { lstatIfThere } from '../fs/durable.js';
+import { describeError } from '../log.js';
+import { artifactPathIfValid } from '../state/artifact-path.js';
+import { lookUp, versionOf } from '../state/artifacts.js';
+import { walkLocks } from '../state/lock-walk.js';
+import { removeMarker } from '../state/markers.js';
+import { openSealed, relinkIfOther, removeOrphanSidecar, walkSealed } from '../state/sealed.js';
+import { discardStaging, isAbandonedStaging, STAGING_NAME } from '../state/staging.js';
+import { pruneBelow, walk } from '../state/walk.js';
+import { hasWorkLink, placeWorkLink, removeWorkLink } from '../state/work-links.js';
+
+export interface Finding {
+	/** What was found: the step's word for it. */
+	readonly what: string;
+	/** Relative to the root, or an object's key. */
+	readonly where: string;
+	/** What was done about it. */
+	readonly done: string;
+}
+
+export interface Repaired {
+	readonly findings: number;
+	/** Errors that kept a step from its work; each has been logged. */
+	readonly errors: S3proxyError[];
+}
+
+interface Step {
+	readonly name: string;
+	find(context: Context, dryRun: boolean): AsyncIterable<Finding>;
+}
+
+/** The part that `serve` runs when it starts. */
+const MARKERS: Step = { name: 'markers', find: mendMarkers };
+
+const STEPS: readonly Step[] = [
+	MARKERS,
+	{ name: 'staging', find: removeStaging },
+	{ name: 'work links', find: removeDanglingLinks },
+	{ name: 'sealed', find: mendSealed },
+	{ name: 'locks', find: removeDeadLocks },
+	{ name: 'empty directories', find: removeEmptyDirectories },
+	{ name: 'unfinished uploads', find: abortUnfinishedPuts },
+];
+
+/**
+ * Runs all steps, taking the same locks as everything else. Never removes an artifact.
+ * @param report is told each finding as it is made
+ * @param options.dryRun only tells
+ */
+export function repair(
+	context: Context,
+	report: (finding: Finding) => void,
+	options: { dryRun: boolean },
+): Promise<Repaired> {
+	return runSteps(context, STEPS, report, options.dryRun);
+}
+
+/** Makes the work links of ingests that died after their publish: nothing that readers can see may wait for nobody. */
+export function repairMarkers(context: Context, report: (finding: Finding) => void): Promise<Repaired> {
+	return runSteps(context, [MARKERS], report, false);
+}
+
+async function runSteps(
+	context: Context,
+	steps: readonly Step[],
+	report: (finding: Finding) => void,
+	dryRun: boolean,
+): Promise<Repaired> {
+	let findings = 0;
+	const errors: S3proxyError[] = [];
+	for (const step of steps) {
+		try {
+			for await (const finding of step.find(context, dryRun)) {
+				findings++;
+				report(finding);
+				context.stopping.throwIfAborted();
+			}
+		} catch (thrown) {
+			const error = explain(thrown, `repairing ${step.name}`);
+			if (!isS3proxyError(error)) throw error;
+			if (error.code === 'stopping') throw error;
+			context.log.error(describeError(error), { step: step.name });
+			errors.push(error);
+		}
+	}
+	return { findings, errors };
+}
+
+async function* mendMarkers(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
+	const { root } = context;
+	for await (const { path: name, entry } of walk(root.layout.uploading)) {
+		const path = artifactPathIfValid(name);
+		if (path === undefined || !entry.isFile()) continue;
+		const where = join('uploading', name);
+		const published = (await lookUp(root, path)) !== undefined;
+		const done = published ? 'made the work link' : 'removed; its artifact was never published';
+		if (dryRun) {
+			yield { what: 'marker', where, done: `would have: ${done}` };
+			continue;
+		}
+		const found = await root.locks.withPath(path, context.abandon, async () => {
+			// The ingest that made it may have ended while this waited for its lock.
+			if ((await lstatIfThere(root.layout.marker(path))) === undefined) return undefined;
+			const here = (await lookUp(root, path)) !== undefined;
+			if (here) await placeWorkLink(root, path);
+			await removeMarker(root, path);
+			return here ? 'made the work link' : 'removed; its artifact was never published';
+		});
+		if (found !== undefined) yield { what: 'marker', where, done: found };
+	}
+}
+
+async function* removeStaging(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
+	const { layout } = context.root;
+	for (const area of [...layout.stagingAreas, layout.toEncrypt, layout.keys]) {
+		for await (const { path: name } of walk(area)) {
+			const file = join(area, name);
+			if (!STAGING_NAME.test(basename(name))) continue;
+			const stats = await lstatIfThere(file);
+			if (stats === undefined || !isAbandonedStaging(basename(name), stats.mtimeMs)) continue;
+			if (!dryRun) await discardStaging(file, area);
+			yield { what: 'staging', where: relative(layout.root, file), done: did(dryRun, 'removed') };
+		}
+	}
+}
+
+async function* removeDanglingLinks(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
+	const { root } = context;
+	for await (const { path: name, entry } of walk(root.layout.toEncrypt)) {
+		const path = artifactPathIfValid(name);
+		if (path === undefined || !entry.isSymbolicLink()) continue;
+		const dangles = async () => (await hasWorkLink(root, path)) && (await lookUp(root, path)) === undefined;
+		if (!(await dangles())) continue;
+		const removed =
+			dryRun ||
+			(await root.locks.withPath(path, context.abandon, async () => {
+				if (!(await dangles())) return false;
+				await removeWorkLink(root, path);
+				return true;
+			}));
+		if (removed) yield { what: 'work link to nothing', where: join('to_encrypt', name), done: did(dryRun, 'removed') };
+	}
+}
+
+async function* mendSealed(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
+	const { root } = context;
+	for await (const found of walkSealed(root)) {
+		if ('path' in found) {
+			const file = await openSealed(root, found);
+			if (file === undefined) continue;
+			await file.handle.close();
+			const relink = (only: boolean) => relinkIfOther(root, found.path, versionOf(file.stats), only);
+			if (!(await relink(true))) continue;
+			if (!dryRun && !(await root.locks.withPath(found.path, context.abandon, () => relink(false)))) continue;
+			const where = join('uploads', found.path);
+			yield { what: 'version that nothing waits for', where, done: did(dryRun, 'made the work link') };
+		} else if (found.sidecarOf !== undefined) {
+			const name = { keyId: found.keyId, path: found.sidecarOf };
+			const remove = () => removeOrphanSidecar(root, name, dryRun);
+			const removed = dryRun ? await remove() : await root.locks.withPath(name.path, context.abandon, remove);
+			const where = join('encrypted', found.keyId, found.name);
+			if (removed) yield { what: 'orphaned sidecar', where, done: did(dryRun, 'removed') };
+		}
+	}
+}
+
+async function* removeDeadLocks(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
+	const { layout, locks } = context.root;
+	for await (const names of walkLocks(layout)) {
+		if (!(await locks.clearIfDead(names, dryRun))) continue;
+		yield { what: 'abandoned lock', where: relative(layout.root, names.directory), done: did(dryRun, 'removed') };
+	}
+}
+
+async function* removeEmptyDirectories(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
+	const { layout } = context.root;
+	for (const area of [...layout.stagingAreas, layout.toEncrypt, layout.encrypted, layout.uploads, layout.locks]) {
+		const count = await pruneBelow(area, dryRun);
+		const done = did(dryRun, `removed ${count}`);
+		if (count > 0) yield { what: 'empty directories', where: `${relative(layout.root, area)}/`, done };
+	}
+}
+
+/** Only when nobody uploads: then whatever is unfinished under our key ids will never be finished. */
+async function* abortUnfinishedPuts(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
+	const keyring = await context.keyringIfAny();
+	if (keyring === undefined) return;
+	const findings = await context.root.locks.withRun('upload', () =>
+		context.root.locks.withRun('re-encrypt', async () => {
+			const store = await context.store();
+			const found: Finding[] = [];
+			for (const { id } of keyring.all) {
+				for await (const unfinished of store.listUnfinished(`${id}/`, context.abandon)) {
+					if (!dryRun) await store.abortUnfinished(unfinished, context.abandon);
+					found.push({ what: 'unfinished upload', where: unfinished.key, done: did(dryRun, 'aborted') });
+				}
+			}
+			return found;
+		}),
+	);
+	if (findings === undefined) context.log.info('an upload is running: unfinished ones were not looked for');
+	yield* findings ?? [];
+}
+
+function did(dryRun: boolean, what: string): string {
+	return dryRun ? `would have: ${what}` : what;
+}
