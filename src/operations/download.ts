@@ -8,6 +8,7 @@ import { FormatError, HEADER_SIZE, PieceReader } from '../crypto/format.js';
 import type { Key } from '../crypto/keyring.js';
 import { Opener } from '../crypto/open.js';
 import { isS3proxyError, S3proxyError } from '../errors.js';
+import { readChunks, writeAll } from '../fs/chunks.js';
 import type { ArtifactPath } from '../state/artifact-path.js';
 import type { ByteRange } from '../store/object-store.js';
 
@@ -177,18 +178,9 @@ async function copyRange(request: Download, decoder: Decoder, first: number, las
 	}
 }
 
-async function writeAll(target: FileHandle, content: Buffer, position: number): Promise<void> {
-	for (let written = 0; written < content.length; ) {
-		const { bytesWritten } = await target.write(content, written, content.length - written, position + written);
-		written += bytesWritten;
-	}
-}
-
 async function verifyDigest({ target, path }: Download, expected: string): Promise<void> {
 	const hash = createHash('sha256');
-	for await (const chunk of target.createReadStream({ start: 0, autoClose: false, highWaterMark: 2 ** 20 })) {
-		hash.update(chunk);
-	}
+	for await (const chunk of readChunks(target)) hash.update(chunk);
 	if (hash.digest('hex') === expected) return;
 	throw new S3proxyError('not-authentic', `${path}: the content in the store is not what was uploaded (SHA-256)`, {
 		hint: 'The object is damaged; store the artifact again.',

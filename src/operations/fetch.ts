@@ -7,12 +7,14 @@ import { DEFAULT_STORE_JOBS } from '../config.js';
 import type { Context } from '../context.js';
 import type { Key } from '../crypto/keyring.js';
 import { explain, S3proxyError } from '../errors.js';
+import { readChunks } from '../fs/chunks.js';
 import { isErrno, unlinkIfThere } from '../fs/durable.js';
 import type { ArtifactPath } from '../state/artifact-path.js';
 import { lookUp, openArtifact } from '../state/artifacts.js';
 import type { HeldLock } from '../state/locks.js';
 import { openSealed } from '../state/sealed.js';
 import { Staging } from '../state/staging.js';
+import type { ByteRange } from '../store/object-store.js';
 import { download, type SourceObject, VersionGone } from './download.js';
 import { type Location, locate } from './locate.js';
 import { saysSealed, saysSha256 } from './object-metadata.js';
@@ -142,8 +144,7 @@ async function withObject<T>(
 	const file = await openSealed(context.root, { keyId: location.keyId, path });
 	if (file === undefined) throw new VersionGone();
 	try {
-		const read = async ({ start, end }: { start: number; end: number }) =>
-			file.handle.createReadStream({ start, end, autoClose: false, highWaterMark: 2 ** 20 });
+		const read = async (range: ByteRange) => readChunks(file.handle, range);
 		return await use({ size: file.stats.size, saysSealed: false, sha256: undefined, read }, key);
 	} finally {
 		await file.handle.close();

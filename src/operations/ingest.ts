@@ -1,10 +1,10 @@
 /** Stores a file as an artifact: what POST and `s3proxy ingest` do. */
 
 import { createHash, type Hash } from 'node:crypto';
-import { once } from 'node:events';
 import { lstat, open, unlink } from 'node:fs/promises';
 import type { Context } from '../context.js';
 import { explain, S3proxyError } from '../errors.js';
+import { ChunkWriter, readChunks } from '../fs/chunks.js';
 import { isErrno } from '../fs/durable.js';
 import type { ArtifactPath } from '../state/artifact-path.js';
 import { assertNameIsFree, lookUp, versionOf } from '../state/artifacts.js';
@@ -17,8 +17,6 @@ import { locate } from './locate.js';
 
 /** Every version of a path is this much later than the one before: nginx's ETag knows whole seconds only (EDGE.md). */
 const VERSION_STEP_MS = 1000;
-/** How much is written before the disk is told to begin; the rest is short then when the last byte has come. */
-const WRITE_BUFFER = 4 * 2 ** 20;
 
 export interface Stored {
 	readonly path: ArtifactPath;
@@ -75,23 +73,19 @@ export class Ingest {
 	async receive(source: AsyncIterable<Uint8Array>, options: { hash: boolean }): Promise<void> {
 		const { maxUploadSize } = this.#context.config;
 		const hash = options.hash ? createHash('sha256') : undefined;
-		const writer = this.#staging.handle.createWriteStream({ autoClose: false, highWaterMark: WRITE_BUFFER });
-		const failed = once(writer, 'error').then(([error]) => {
-			throw explain(error, `storing ${this.#path}`);
-		});
-		failed.catch(() => undefined);
+		const writer = new ChunkWriter(this.#staging.handle);
 		try {
 			for await (const chunk of source) {
 				this.#size += chunk.length;
 				if (this.#size > maxUploadSize) throw tooLarge(this.#path, maxUploadSize);
 				hash?.update(chunk);
-				if (!writer.write(chunk)) await Promise.race([once(writer, 'drain'), failed]);
+				await writer.write(chunk);
 			}
-			const finished = once(writer, 'finish');
-			writer.end();
-			await Promise.race([finished, failed]);
+			await writer.end();
+		} catch (error) {
+			throw explain(error, `storing ${this.#path}`);
 		} finally {
-			writer.destroy();
+			await writer.idle();
 		}
 		this.#digest = hash?.digest('hex');
 	}
@@ -194,9 +188,7 @@ export class Ingest {
 
 async function digestOf(staging: Staging): Promise<string> {
 	const hash: Hash = createHash('sha256');
-	for await (const chunk of staging.handle.createReadStream({ start: 0, autoClose: false, highWaterMark: 2 ** 20 })) {
-		hash.update(chunk);
-	}
+	for await (const chunk of readChunks(staging.handle)) hash.update(chunk);
 	return hash.digest('hex');
 }
 
@@ -247,8 +239,7 @@ export async function ingestFile(
 		try {
 			const alone = stats.isFile() && stats.nlink === 1 && !(await lstat(file)).isSymbolicLink();
 			if (!(options.move && alone && (await ingest.takeOver(file, stats.size)))) {
-				const stream = source.createReadStream({ autoClose: false, highWaterMark: 2 ** 20 });
-				await ingest.receive(counted(context, stream), { hash: false });
+				await ingest.receive(counted(context, readChunks(source)), { hash: false });
 			}
 			const stored = await ingest.commit();
 			if (options.move) await unlink(file);

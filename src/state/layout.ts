@@ -89,7 +89,7 @@ export class Layout {
 
 	runLock(stage: RunStage): LockNames {
 		const file = join(this.locks, `${RESERVED_PREFIX}run-${stage}`);
-		return { file, directory: `${file}.lock`, keepFile: true };
+		return { file, directory: `${file}.lock`, keepFile: false };
 	}
 }
 

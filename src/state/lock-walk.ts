@@ -15,7 +15,7 @@ export async function* walkLocks(layout: Layout, directory = layout.locks): Asyn
 		const lock = join(directory, entry.name);
 		if (own === undefined || rest === undefined) yield* walkLocks(layout, lock);
 		else if (kind === 'path') yield { file: await fileOfHash(directory, rest), directory: lock, keepFile: true };
-		else yield { file: join(directory, own), directory: lock, keepFile: kind === 'run' };
+		else yield { file: join(directory, own), directory: lock, keepFile: false };
 	}
 }
 
