@@ -851,8 +851,9 @@ describe('SealPool', () => {
 			const [sourceFd, targetFd] = [openSync('/dev/null', 'r'), openSync(${file}, 'w')];
 			await pool.sealFile({ sourceFd, targetFd, size: 0, material: Buffer.from(${JSON.stringify([...IKM])}), path: 'p', fsync: false });
 		`;
-		const parameters = ['--input-type=module', '--eval', script];
-		const child = spawnSync(process.execPath, parameters, { timeout: 20_000, encoding: 'utf8' });
+		const program = join(directory, 'idle.mjs');
+		writeFileSync(program, script);
+		const child = spawnSync(process.execPath, [program], { timeout: 20_000, encoding: 'utf8' });
 		expect(child.stderr).to.equal('');
 		expect(child.status).to.equal(0);
 		expect(statSync(join(directory, 'file')).size).to.equal(80);
