@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, Flags } from '@oclif/core';
 import { type Context, createContext, resolveRoot } from './context.js';
-import { explain, isS3proxyError, type S3proxyError } from './errors.js';
+import { explain, isS3proxyError, S3proxyError } from './errors.js';
 import { exitCodeOf, type RunResult } from './operations/run-items.js';
 import { Interruption } from './terminal/interruption.js';
 import { createProgress, type TerminalProgress } from './terminal/progress.js';
@@ -100,7 +100,7 @@ export abstract class S3proxyCommand extends Command {
 	}
 
 	protected override async catch(thrown: Error & { exitCode?: number }): Promise<unknown> {
-		const error = explain(thrown, this.id ?? 's3proxy');
+		const error = this.jsonEnabled() && isUsageError(thrown) ? asOurs(thrown) : explain(thrown, this.id ?? 's3proxy');
 		if (!isS3proxyError(error)) return super.catch(thrown);
 		if (this.jsonEnabled()) {
 			const { code, message, hint } = error;
@@ -121,4 +121,14 @@ export abstract class S3proxyCommand extends Command {
 
 function failures({ failed }: RunResult): string {
 	return failed === 0 ? '' : `, ${failed} failed`;
+}
+
+/** An error of oclif's parser, which on a terminal it shows best itself. */
+function isUsageError(error: Error & { oclif?: { exit?: number } }): boolean {
+	return error.oclif?.exit === 2;
+}
+
+/** The same for --json: oclif would print the parser and all that it knows. */
+function asOurs({ message }: Error): S3proxyError {
+	return new S3proxyError('bad-usage', message.split('\nSee more help')[0] ?? message, { hint: 'See --help.' });
 }

@@ -8,7 +8,7 @@ export default class Encrypt extends S3proxyCommand {
 	static override description = `For crontab: a second run beside the first says so and exits 0.\n\n${EXIT_CODES}`;
 	static override examples = ['<%= config.bin %> encrypt', '<%= config.bin %> encrypt release/1.0/app.rpm --jobs 2'];
 	static override strict = false;
-	static override args = { PATH: Args.string({ description: 'artifact paths' }) };
+	static override args = { PATH: Args.string({ description: 'artifact paths', ignoreStdin: true }) };
 	static override flags = {
 		jobs: Flags.integer({ description: 'how many at a time (default: one a core)', min: 1, max: 256 }),
 	};

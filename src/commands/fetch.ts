@@ -14,7 +14,7 @@ export default class Fetch extends S3proxyCommand {
 		'<%= config.bin %> fetch dumps/shop.sql --output - | psql shop',
 	];
 	static override strict = false;
-	static override args = { PATH: Args.string({ description: 'artifact paths', required: true }) };
+	static override args = { PATH: Args.string({ description: 'artifact paths', required: true, ignoreStdin: true }) };
 	static override flags = {
 		jobs: Flags.integer({ description: 'how many at a time (default: 8)', min: 1, max: 256 }),
 		output: Flags.string({ description: 'copy the artifact there, too; - is stdout', helpValue: 'FILE' }),

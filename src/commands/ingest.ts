@@ -1,3 +1,4 @@
+import { addAbortSignal } from 'node:stream';
 import { Args, Flags } from '@oclif/core';
 import { EXIT_CODES, S3proxyCommand } from '../command.js';
 import type { Stored } from '../operations/ingest.js';
@@ -14,8 +15,8 @@ export default class Ingest extends S3proxyCommand {
 		'pg_dump shop | <%= config.bin %> ingest - dumps/shop.sql',
 	];
 	static override args = {
-		FILE: Args.string({ description: 'the file, or - for stdin', required: true }),
-		PATH: Args.string({ description: 'the artifact path', required: true }),
+		FILE: Args.string({ description: 'the file, or - for stdin', required: true, ignoreStdin: true }),
+		PATH: Args.string({ description: 'the artifact path', required: true, ignoreStdin: true }),
 	};
 	static override flags = {
 		move: Flags.boolean({
@@ -30,7 +31,7 @@ export default class Ingest extends S3proxyCommand {
 			const { ingestFile, ingestStream } = await import('../operations/ingest.js');
 			const stored =
 				args.FILE === '-'
-					? await ingestStream(context, process.stdin, path)
+					? await ingestStream(context, addAbortSignal(context.abandon, process.stdin), path)
 					: await ingestFile(context, args.FILE, path, { move: flags.move });
 			this.say(`saved ${stored.path} (${countText(stored.size, 'byte')})`);
 			return stored;

@@ -12,7 +12,9 @@ export default class ReEncrypt extends S3proxyCommand {
 		'<%= config.bin %> re-encrypt release/1. --jobs 2',
 	];
 	static override strict = false;
-	static override args = { PREFIX: Args.string({ description: 'beginnings of artifact paths (default: all)' }) };
+	static override args = {
+		PREFIX: Args.string({ description: 'beginnings of artifact paths (default: all)', ignoreStdin: true }),
+	};
 	static override flags = {
 		'delete-old': Flags.boolean({ description: 'remove what the latest key has now' }),
 		'dry-run': Flags.boolean({ description: 'only tell what would be done' }),

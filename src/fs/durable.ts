@@ -1,7 +1,13 @@
-/** What makes a name or content survive a power cut. Every caller says whether it wants to pay for it (`fsync:` in the config). */
+/**
+ * What makes a name or content survive a power cut. Every caller says whether it wants to pay for it (`fsync:` in the config).
+ *
+ * Looks at names are synchronous, here and in the state modules: the kernel answers them from memory in a microsecond, where
+ * the way through Node.js' thread pool costs fifty; thousands of small artifacts a second are made of such looks. What may
+ * wait for the disk is asynchronous.
+ */
 
-import type { Stats } from 'node:fs';
-import { lstat, mkdir, open, unlink } from 'node:fs/promises';
+import { lstatSync, type Stats } from 'node:fs';
+import { mkdir, open, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoOf } from '../errors.js';
 
@@ -12,11 +18,11 @@ export function isErrno(error: unknown, ...codes: string[]): boolean {
 }
 
 /** What has this name, symlinks not followed; undefined when nothing has, or the path runs through a file. */
-export async function lstatIfThere(file: string): Promise<Stats | undefined> {
+export function lstatIfThere(file: string): Stats | undefined {
 	try {
-		return await lstat(file);
+		return lstatSync(file, { throwIfNoEntry: false });
 	} catch (error) {
-		if (isErrno(error, 'ENOENT', 'ENOTDIR')) return undefined;
+		if (isErrno(error, 'ENOTDIR')) return undefined;
 		throw error;
 	}
 }

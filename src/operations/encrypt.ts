@@ -7,7 +7,7 @@ import { SealPool } from '../crypto/seal-pool.js';
 import { explain, S3proxyError } from '../errors.js';
 import { type ArtifactPath, artifactPathIfValid } from '../state/artifact-path.js';
 import { isSameFile, lookUp, type OpenArtifact, openArtifact, versionOf } from '../state/artifacts.js';
-import type { PathLock } from '../state/locks.js';
+import type { PathLock } from '../state/held-lock.js';
 import { publishPlain, publishSealed, relinkIfOther } from '../state/sealed.js';
 import { STAGING_NAME, Staging } from '../state/staging.js';
 import { walk } from '../state/walk.js';
@@ -61,10 +61,10 @@ async function* waiting(context: Context): AsyncGenerator<ArtifactPath> {
 /** @returns bytes sealed; undefined when the artifact does not wait */
 async function encryptOne(context: Context, pool: SealPool, key: Key, path: ArtifactPath): Promise<number | undefined> {
 	const { root, abandon } = context;
-	if (!(await hasWorkLink(root, path))) return nothingWaits(context, path);
+	if (!hasWorkLink(root, path)) return nothingWaits(context, path);
 	return root.locks.withPath(path, abandon, async (lock) => {
 		// Another one may have done it while this one waited for the lock.
-		if (!(await hasWorkLink(root, path))) return undefined;
+		if (!hasWorkLink(root, path)) return undefined;
 		const artifact = await openArtifact(root, path);
 		if (artifact === undefined) throw artifactIsGone(path);
 		try {
@@ -84,7 +84,7 @@ async function encryptOne(context: Context, pool: SealPool, key: Key, path: Arti
 }
 
 async function nothingWaits(context: Context, path: ArtifactPath): Promise<undefined> {
-	if ((await lookUp(context.root, path)) !== undefined) return undefined;
+	if (lookUp(context.root, path) !== undefined) return undefined;
 	throw new S3proxyError('not-found', `${path} does not wait for encryption, and is not in uploads/`);
 }
 
@@ -117,12 +117,12 @@ async function seal(
 			fsync: false,
 		});
 		// Tells the version that was sealed; upload says it to the store.
-		await object.handle.utimes(artifact.stats.atime, versionOf(artifact.stats) / 1000);
+		object.setVersion(versionOf(artifact.stats));
 		await object.syncData();
 		sidecar = await Staging.create(root, root.layout.encrypting, directory, 0o600);
 		await sidecar.handle.write(iv);
 		await assertUnchanged(context, path, artifact);
-		await lock.assertHeld();
+		lock.assertHeld();
 		await publishSealed(root, { keyId: key.id, path }, object, sidecar);
 	} catch (error) {
 		await object.drop();
@@ -141,7 +141,7 @@ async function passOn(
 ): Promise<void> {
 	try {
 		await assertUnchanged(context, path, artifact);
-		await lock.assertHeld();
+		lock.assertHeld();
 		await publishPlain(context.root, { keyId: key.id, path });
 	} catch (error) {
 		throw explain(error, `passing ${path} on`);
@@ -150,7 +150,7 @@ async function passOn(
 
 /** A fence: the name still is the file that was read. One that is gone is none: then this is its only copy. */
 async function assertUnchanged(context: Context, path: ArtifactPath, artifact: OpenArtifact): Promise<void> {
-	const now = (await lookUp(context.root, path)) ?? (await artifact.handle.stat());
+	const now = lookUp(context.root, path) ?? (await artifact.handle.stat());
 	if (isSameFile(now, artifact.stats) && now.size === artifact.stats.size) return;
 	throw new S3proxyError('source-changed', `${path} changed while it was read`, {
 		hint: 'The next run takes the new content. Artifacts are to be replaced with POST or ingest, not written to.',

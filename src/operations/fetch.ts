@@ -11,7 +11,7 @@ import { readChunks } from '../fs/chunks.js';
 import { isErrno, unlinkIfThere } from '../fs/durable.js';
 import type { ArtifactPath } from '../state/artifact-path.js';
 import { lookUp, openArtifact } from '../state/artifacts.js';
-import type { HeldLock } from '../state/locks.js';
+import type { HeldLock } from '../state/held-lock.js';
 import { openSealed } from '../state/sealed.js';
 import { Staging } from '../state/staging.js';
 import type { ByteRange } from '../store/object-store.js';
@@ -56,7 +56,7 @@ export async function fetchAll(context: Context, paths: readonly ArtifactPath[],
  */
 export async function fetchArtifact(context: Context, path: ArtifactPath): Promise<Fetched> {
 	const { root, abandon } = context;
-	const here = await lookUp(root, path);
+	const here = lookUp(root, path);
 	if (here !== undefined) return { present: true, size: here.size };
 	// Asked before anything is locked: a request for what does not exist leaves nothing behind.
 	await mustExist(context, path);
@@ -103,27 +103,27 @@ async function fetchNewest(context: Context, path: ArtifactPath, lock: HeldLock)
 			return download(context, { object, key, path, target: staging.handle, signal: overtaken.signal });
 		});
 		// As it was ingested, so that nginx's ETag and Last-Modified are what they were.
-		await staging.handle.utimes(location.version / 1000, location.version / 1000);
+		staging.setVersion(location.version);
 		await staging.syncData();
-		await lock.assertHeld();
+		lock.assertHeld();
 		await publish(context, path, staging, location.version);
 		return { present: false, ...size };
 	} catch (error) {
+		await staging.drop();
 		// An error of the overtaken download says nothing: there is a newer version, and it is in uploads/.
-		const here = overtaken.byPost ? await lookUp(root, path) : undefined;
+		const here = overtaken.byPost ? lookUp(root, path) : undefined;
 		if (here === undefined) throw error;
 		return { present: true, size: here.size };
 	} finally {
 		overtaken.stopLooking();
-		await staging.drop();
 	}
 }
 
 async function publish(context: Context, path: ArtifactPath, staging: Staging, version: number): Promise<void> {
 	const { root, abandon } = context;
 	await root.locks.withPath(path, abandon, async (lock) => {
-		if ((await lock.newest()) < version) await lock.setNewest(version);
-		await lock.assertHeld();
+		if (lock.newest < version) lock.setNewest(version);
+		lock.assertHeld();
 		// Commit point: readers see it. A newer POST has taken the name already; then this one is dropped.
 		await staging.publishUnlessTaken(root.layout.artifact(path));
 	});
@@ -183,7 +183,7 @@ class Overtaken {
 		abandon.addEventListener('abort', this.#onAbandon, { once: true });
 		if (abandon.aborted) this.#onAbandon();
 		const look = async () => {
-			if ((await lookUp(root, path)) === undefined) return;
+			if (lookUp(root, path) === undefined) return;
 			this.byPost = true;
 			this.#controller.abort();
 		};

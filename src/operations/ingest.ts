@@ -8,7 +8,7 @@ import { ChunkWriter, readChunks } from '../fs/chunks.js';
 import { isErrno } from '../fs/durable.js';
 import type { ArtifactPath } from '../state/artifact-path.js';
 import { assertNameIsFree, lookUp, versionOf } from '../state/artifacts.js';
-import type { PathLock } from '../state/locks.js';
+import type { PathLock } from '../state/held-lock.js';
 import { placeMarker, removeMarker } from '../state/markers.js';
 import { Staging } from '../state/staging.js';
 import { pruneUpwards } from '../state/walk.js';
@@ -54,7 +54,7 @@ export class Ingest {
 	 */
 	static async begin(context: Context, path: ArtifactPath): Promise<Ingest> {
 		const { root } = context;
-		await assertNameIsFree(root, path);
+		assertNameIsFree(root, path);
 		await refuseOverwrite(context, path);
 		const directory = root.layout.ingestStaging(path);
 		try {
@@ -145,14 +145,14 @@ export class Ingest {
 	async #publish(lock: PathLock): Promise<Stored> {
 		const { root } = this.#context;
 		const path = this.#path;
-		await assertNameIsFree(root, path);
+		assertNameIsFree(root, path);
 		await refuseOverwrite(this.#context, path);
 		const mtime = await nextVersion(this.#context, path, lock);
-		await this.#staging.handle.utimes(mtime / 1000, mtime / 1000);
+		this.#staging.setVersion(mtime);
 		await this.#staging.syncData();
 		await placeMarker(root, path);
-		await lock.setNewest(mtime);
-		await lock.assertHeld();
+		lock.setNewest(mtime);
+		lock.assertHeld();
 		// Commit point: readers see the new version, whole, from here on. The marker vouches for the work link.
 		await this.#staging.publishAs(root.layout.artifact(path));
 		this.#published = true;
@@ -193,8 +193,8 @@ async function digestOf(staging: Staging): Promise<string> {
 }
 
 async function nextVersion(context: Context, path: ArtifactPath, lock: PathLock): Promise<number> {
-	const current = await lookUp(context.root, path);
-	const newest = Math.max(await lock.newest(), current === undefined ? 0 : versionOf(current));
+	const current = lookUp(context.root, path);
+	const newest = Math.max(lock.newest, current === undefined ? 0 : versionOf(current));
 	return Math.max(Date.now(), newest + VERSION_STEP_MS);
 }
 

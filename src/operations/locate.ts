@@ -23,7 +23,7 @@ export type StoredVersion = Location & { kind: 'store' };
  * @throws S3proxyError `conflict`; `bad-key`; `store-unreachable` or `store-refused` when that cannot be known
  */
 export async function locate(context: Context, path: ArtifactPath): Promise<Location | undefined> {
-	const here = await lookUp(context.root, path);
+	const here = lookUp(context.root, path);
 	if (here !== undefined) return { kind: 'uploads', size: here.size };
 	const keyring = await context.keyring();
 	const [waiting, stored] = await Promise.all([

@@ -5,7 +5,7 @@ import type { Context } from '../context.js';
 import type { Keyring } from '../crypto/keyring.js';
 import { S3proxyError } from '../errors.js';
 import { type ArtifactPath, artifactPathIfValid, SIDECAR_SUFFIX } from '../state/artifact-path.js';
-import type { HeldLock } from '../state/locks.js';
+import type { HeldLock } from '../state/held-lock.js';
 import type { ObjectSource, ObjectStore } from '../store/object-store.js';
 import { locateInStore, newest, type StoredVersion } from './locate.js';
 import { bytesSource } from './object-source.js';
@@ -128,7 +128,7 @@ async function bringOver(
 		signal: context.abandon,
 		onBytes: (bytes) => context.progress.advance(0, bytes),
 		beforeCommit: async () => {
-			await lock.assertHeld();
+			lock.assertHeld();
 			const now = await store.head(converted.key, context.abandon);
 			if (now?.etag !== existing?.head.etag) throw overtaken(converted.key);
 		},

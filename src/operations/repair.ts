@@ -97,7 +97,7 @@ async function* mendMarkers(context: Context, dryRun: boolean): AsyncGenerator<F
 		const path = artifactPathIfValid(name);
 		if (path === undefined || !entry.isFile()) continue;
 		const where = join('uploading', name);
-		const published = (await lookUp(root, path)) !== undefined;
+		const published = lookUp(root, path) !== undefined;
 		const done = published ? 'made the work link' : 'removed; its artifact was never published';
 		if (dryRun) {
 			yield { what: 'marker', where, done: `would have: ${done}` };
@@ -105,8 +105,8 @@ async function* mendMarkers(context: Context, dryRun: boolean): AsyncGenerator<F
 		}
 		const found = await root.locks.withPath(path, context.abandon, async () => {
 			// The ingest that made it may have ended while this waited for its lock.
-			if ((await lstatIfThere(root.layout.marker(path))) === undefined) return undefined;
-			const here = (await lookUp(root, path)) !== undefined;
+			if (lstatIfThere(root.layout.marker(path)) === undefined) return undefined;
+			const here = lookUp(root, path) !== undefined;
 			if (here) await placeWorkLink(root, path);
 			await removeMarker(root, path);
 			return here ? 'made the work link' : 'removed; its artifact was never published';
@@ -121,7 +121,7 @@ async function* removeStaging(context: Context, dryRun: boolean): AsyncGenerator
 		for await (const { path: name } of walk(area)) {
 			const file = join(area, name);
 			if (!STAGING_NAME.test(basename(name))) continue;
-			const stats = await lstatIfThere(file);
+			const stats = lstatIfThere(file);
 			if (stats === undefined || !isAbandonedStaging(basename(name), stats.mtimeMs)) continue;
 			if (!dryRun) await discardStaging(file, area);
 			yield { what: 'staging', where: relative(layout.root, file), done: did(dryRun, 'removed') };
@@ -134,7 +134,7 @@ async function* removeDanglingLinks(context: Context, dryRun: boolean): AsyncGen
 	for await (const { path: name, entry } of walk(root.layout.toEncrypt)) {
 		const path = artifactPathIfValid(name);
 		if (path === undefined || !entry.isSymbolicLink()) continue;
-		const dangles = async () => (await hasWorkLink(root, path)) && (await lookUp(root, path)) === undefined;
+		const dangles = async () => hasWorkLink(root, path) && lookUp(root, path) === undefined;
 		if (!(await dangles())) continue;
 		const removed =
 			dryRun ||

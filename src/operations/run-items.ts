@@ -82,7 +82,7 @@ export async function runItems<T>(context: Context, { items, jobs, nameOf, work 
 				return;
 			}
 			remember(result, error);
-			context.log.error(describeError(error), { item: nameOf(item) });
+			context.log.error(describeError(error));
 			if (isS3proxyError(error, 'store-unreachable', 'store-refused')) storeFailures++;
 		}
 	};

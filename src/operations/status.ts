@@ -1,7 +1,7 @@
 /** What waits where. */
 
-import type { Stats } from 'node:fs';
-import { stat, statfs } from 'node:fs/promises';
+import { type Stats, statSync } from 'node:fs';
+import { statfs } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { Context } from '../context.js';
 import { isErrno, lstatIfThere } from '../fs/durable.js';
@@ -59,12 +59,12 @@ export async function status(context: Context): Promise<Status> {
 async function count(
 	directory: string,
 	counts: (name: string) => boolean,
-	look: (file: string) => Promise<Stats | undefined>,
+	look: (file: string) => Stats | undefined,
 ): Promise<Waiting> {
 	let [found, bytes, oldest] = [0, 0, Number.POSITIVE_INFINITY];
 	for await (const { path: name } of walk(directory)) {
 		if (!counts(name)) continue;
-		const stats = await look(join(directory, name));
+		const stats = look(join(directory, name));
 		found++;
 		bytes += stats?.size ?? 0;
 		oldest = Math.min(oldest, stats?.mtimeMs ?? Number.POSITIVE_INFINITY);
@@ -74,11 +74,11 @@ async function count(
 }
 
 /** The artifact behind a work link; undefined when it is gone. */
-async function statBehindLink(link: string): Promise<Stats | undefined> {
+function statBehindLink(link: string): Stats | undefined {
 	try {
-		return await stat(link);
+		return statSync(link, { throwIfNoEntry: false });
 	} catch (error) {
-		if (isErrno(error, 'ENOENT', 'ENOTDIR', 'ELOOP')) return undefined;
+		if (isErrno(error, 'ENOTDIR', 'ELOOP')) return undefined;
 		throw error;
 	}
 }

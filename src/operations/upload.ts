@@ -73,9 +73,9 @@ async function uploadOne(
 			if (sealed === undefined && context.config.encryption) return await sendBack(context, name, file);
 			context.progress.expect(1, file.stats.size);
 			await put(context, store, name, file, sealed);
-			await lock.assertHeld();
+			lock.assertHeld();
 			await root.locks.withPath(name.path, abandon, async (pathLock) => {
-				await pathLock.assertHeld();
+				pathLock.assertHeld();
 				await removeUploaded(root, name, file.stats);
 			});
 			return file.stats.size;
@@ -108,7 +108,7 @@ async function openHeader(keyring: Keyring, name: SealedName, file: OpenArtifact
 async function sendBack(context: Context, name: SealedName, file: OpenArtifact): Promise<undefined> {
 	const { root, abandon } = context;
 	return root.locks.withPath(name.path, abandon, async () => {
-		if ((await lookUp(root, name.path)) === undefined) {
+		if (lookUp(root, name.path) === undefined) {
 			throw new S3proxyError('not-authentic', `encrypted/${name.keyId}/${name.path} is not sealed, or damaged`, {
 				hint: 'config.yaml says encryption: true, and uploads/ has no artifact of this name to seal again.',
 			});

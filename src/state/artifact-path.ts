@@ -84,7 +84,10 @@ export function artifactPathIfValid(text: string): ArtifactPath | undefined {
 	}
 }
 
-/** `path` as a URL's path, with the leading slash: what `Location` says. */
+/** What a URL's path may have as it is, and `encodeURIComponent` encodes. */
+const NEEDLESSLY_ENCODED = /%(?:24|26|2B|2C|3A|3B|3D|40)/g;
+
+/** `path` as a URL's path, with the leading slash, in the one spelling that the edge takes: what `Location` says. */
 export function targetOf(path: ArtifactPath): string {
-	return `/${path.split('/').map(encodeURIComponent).join('/')}`;
+	return `/${path.split('/').map(encodeURIComponent).join('/')}`.replace(NEEDLESSLY_ENCODED, decodeURIComponent);
 }

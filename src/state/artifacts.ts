@@ -1,7 +1,7 @@
 /** `uploads/`: the artifacts that nginx serves. */
 
-import { constants, type Stats } from 'node:fs';
-import { type FileHandle, lstat, open, realpath } from 'node:fs/promises';
+import { constants, lstatSync, realpathSync, type Stats } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { S3proxyError } from '../errors.js';
 import { isErrno } from '../fs/durable.js';
@@ -33,13 +33,14 @@ function conflict(path: ArtifactPath, why: string): S3proxyError {
  * The artifact as it is in `uploads/`; undefined when it is not there.
  * @throws S3proxyError `conflict` when the path is a directory, runs through a file, or leads over a symlink
  */
-export async function lookUp(root: Root, path: ArtifactPath): Promise<Stats | undefined> {
+export function lookUp(root: Root, path: ArtifactPath): Stats | undefined {
 	const file = root.layout.artifact(path);
 	try {
-		const stats = await lstat(file);
+		const stats = lstatSync(file, { throwIfNoEntry: false });
+		if (stats === undefined) return undefined;
 		if (stats.isDirectory()) throw conflict(path, 'is a directory');
 		if (!stats.isFile()) throw conflict(path, 'is not a regular file');
-		if ((await realpath(dirname(file))) !== dirname(file)) throw conflict(path, 'leads over a symlink in uploads/');
+		if (realpathSync.native(dirname(file)) !== dirname(file)) throw conflict(path, 'leads over a symlink in uploads/');
 		return stats;
 	} catch (error) {
 		if (isErrno(error, 'ENOTDIR')) throw conflict(path, 'runs through an artifact');
@@ -50,7 +51,7 @@ export async function lookUp(root: Root, path: ArtifactPath): Promise<Stats | un
 
 /** Opens an artifact for reading; undefined when it is not in `uploads/`. Throws like `lookUp`. */
 export async function openArtifact(root: Root, path: ArtifactPath): Promise<OpenArtifact | undefined> {
-	if ((await lookUp(root, path)) === undefined) return undefined;
+	if (lookUp(root, path) === undefined) return undefined;
 	let handle: FileHandle;
 	try {
 		handle = await open(root.layout.artifact(path), constants.O_RDONLY | constants.O_NOFOLLOW);
@@ -68,11 +69,12 @@ export async function openArtifact(root: Root, path: ArtifactPath): Promise<Open
 
 type Kind = 'file' | 'directory' | 'nothing' | 'below a file';
 
-async function kindOf(name: string): Promise<Kind> {
+function kindOf(name: string): Kind {
 	try {
-		return (await lstat(name)).isDirectory() ? 'directory' : 'file';
+		const stats = lstatSync(name, { throwIfNoEntry: false });
+		if (stats === undefined) return 'nothing';
+		return stats.isDirectory() ? 'directory' : 'file';
 	} catch (error) {
-		if (isErrno(error, 'ENOENT')) return 'nothing';
 		if (isErrno(error, 'ENOTDIR')) return 'below a file';
 		throw error;
 	}
@@ -83,21 +85,21 @@ async function kindOf(name: string): Promise<Kind> {
  * Sidecars count: `a` and `a-iv/b` cannot both be sealed, because `a-iv` would be a file and a directory.
  * @throws S3proxyError `conflict`
  */
-export async function assertNameIsFree(root: Root, path: ArtifactPath): Promise<void> {
-	await lookUp(root, path);
+export function assertNameIsFree(root: Root, path: ArtifactPath): void {
+	lookUp(root, path);
 	const components = path.split('/');
 	for (const directory of [root.layout.uploads, root.layout.locks]) {
-		const own = await kindOf(`${directory}/${path}`);
+		const own = kindOf(`${directory}/${path}`);
 		if (own === 'directory') throw conflict(path, 'is a directory of artifacts');
 		if (own === 'below a file') throw conflict(path, 'runs through an artifact');
-		if ((await kindOf(`${directory}/${path}${SIDECAR_SUFFIX}`)) === 'directory') {
+		if (kindOf(`${directory}/${path}${SIDECAR_SUFFIX}`) === 'directory') {
 			throw conflict(path, `its sidecar would be in the way of the artifacts in ${path}${SIDECAR_SUFFIX}/`);
 		}
 		for (let depth = 1; depth < components.length; depth++) {
 			const parent = components.slice(0, depth).join('/');
 			if (!parent.endsWith(SIDECAR_SUFFIX)) continue;
 			const owner = parent.slice(0, -SIDECAR_SUFFIX.length);
-			if ((await kindOf(`${directory}/${owner}`)) === 'file') {
+			if (kindOf(`${directory}/${owner}`) === 'file') {
 				throw conflict(path, `runs through ${parent}, which is the sidecar of the artifact ${owner}`);
 			}
 		}

@@ -28,7 +28,7 @@ async function makeKeysDirectory({ layout, sync }: Root): Promise<void> {
  */
 export async function publishKey(root: Root, keyId: string, material: Buffer): Promise<string> {
 	await makeKeysDirectory(root);
-	const first = await lstatIfThere(join(root.layout.keys, FIRST_KEY));
+	const first = lstatIfThere(join(root.layout.keys, FIRST_KEY));
 	const name = first === undefined ? FIRST_KEY : `${FIRST_KEY}-${keyId}`;
 	const staging = await Staging.create(root, root.layout.keys, root.layout.keys, 0o600);
 	try {
@@ -52,5 +52,5 @@ export async function pointLatestAt(root: Root, name: string): Promise<void> {
 
 /** Whether there is a `keys/latest`, wherever it points. */
 export async function hasLatest({ layout }: Root): Promise<boolean> {
-	return (await lstatIfThere(join(layout.keys, 'latest'))) !== undefined;
+	return lstatIfThere(join(layout.keys, 'latest')) !== undefined;
 }

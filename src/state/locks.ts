@@ -4,41 +4,20 @@
  * lock. What carries the promises are the fences (docs/state.md), of which `assertHeld` is one.
  */
 
-import fs from 'node:fs';
-import { rename, rmdir, stat } from 'node:fs/promises';
+import { renameSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { dirname, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import lockfile from 'proper-lockfile';
 import { S3proxyError } from '../errors.js';
-import { inDirectory, isErrno, unlinkIfThere } from '../fs/durable.js';
+import { isErrno } from '../fs/durable.js';
 import { type ArtifactPath, RESERVED_PREFIX } from './artifact-path.js';
+import { Held, type HeldLock, lockDirectory, type PathLock, type SeenLock, STALE_MS } from './held-lock.js';
 import type { Layout, LockNames, RunStage } from './layout.js';
-import { LockRecord, recordedOwner } from './lock-record.js';
+import { recordedOwner } from './lock-record.js';
 import { isProvablyDead, ownerToken } from './owner.js';
 import { type Patience, stopped, Turns } from './turns.js';
-import { pruneUpwards } from './walk.js';
 
-/** After this long without a sign of life a lock may be taken over. Owners that are provably dead are not waited for. */
-const STALE_MS = 30_000;
-const UPDATE_MS = 5_000;
 const POLL_FIRST_MS = 5;
 const POLL_MOST_MS = 250;
-
-export interface HeldLock {
-	/**
-	 * The fence before a publish or a removal.
-	 * @throws S3proxyError `lock-lost`: do not publish, undo the staging, fail this item
-	 */
-	assertHeld(): Promise<void>;
-}
-
-export interface PathLock extends HeldLock {
-	/** mtime in milliseconds of the newest version of this path that this root ever had; 0 when it had none. */
-	newest(): Promise<number>;
-	setNewest(milliseconds: number): Promise<void>;
-	/** Takes back the lock file if this lock made it: the path never became an artifact and may not block names. */
-	forgetIfNew(): void;
-}
 
 export class Locks {
 	readonly #layout: Layout;
@@ -85,11 +64,13 @@ export class Locks {
 	 * @returns whether it was (with `dryRun`: whether it would be)
 	 */
 	async clearIfDead(names: LockNames, dryRun: boolean): Promise<boolean> {
-		const seen = await lockDirectory(names.directory);
-		if (seen === undefined || !(await this.#isAbandoned(names, seen.mtimeMs))) return false;
+		// Without a pause from the look to the removal: of many that wait for one dead owner, each would judge the lock of him
+		// who was quickest by what it saw before.
+		const seen = lockDirectory(names.directory);
+		if (seen === undefined || !isAbandoned(names, seen)) return false;
 		if (dryRun) return true;
-		if (!names.keepFile) await unlinkIfThere(names.file);
-		return removeLockDirectory(names.directory, seen.mtimeNs);
+		if (!names.keepFile) rmSync(names.file, { force: true });
+		return removeLockDirectory(names.directory, seen);
 	}
 
 	#limited(path: ArtifactPath, signal: AbortSignal): Patience {
@@ -138,122 +119,12 @@ export class Locks {
 		}
 	}
 
-	async #isAbandoned(names: LockNames, mtimeMs: number): Promise<boolean> {
-		const owner = await recordedOwner(names.file);
-		return (owner !== undefined && isProvablyDead(owner)) || mtimeMs < Date.now() - STALE_MS;
-	}
-
 	#conflict(what: string, cause: unknown): S3proxyError {
 		const where = relative(this.#layout.root, this.#layout.locks);
 		return new S3proxyError('conflict', `${what} runs through an artifact, or is a directory of artifacts`, {
 			cause,
 			hint: `A name is either an artifact or a directory; ${where}/ shows which names are taken.`,
 		});
-	}
-}
-
-/** A lock that this process holds. */
-class Held implements PathLock {
-	readonly #names: LockNames;
-	readonly #what: string;
-	/** Up to where directories left empty are removed. */
-	readonly #top: string;
-	readonly #record: LockRecord;
-	readonly #token: string;
-	readonly #unlock: () => Promise<void>;
-	readonly #loss: { cause?: Error };
-	#forget = false;
-
-	private constructor(
-		names: LockNames,
-		what: string,
-		top: string,
-		record: LockRecord,
-		token: string,
-		unlock: () => Promise<void>,
-		loss: { cause?: Error },
-	) {
-		this.#names = names;
-		this.#what = what;
-		this.#top = top;
-		this.#record = record;
-		this.#token = token;
-		this.#unlock = unlock;
-		this.#loss = loss;
-	}
-
-	/** @throws an error with the code `ELOCKED` when somebody holds it */
-	static async take(names: LockNames, what: string, top: string): Promise<Held> {
-		const loss: { cause?: Error } = {};
-		const unlock = await inDirectory(dirname(names.directory), false, () =>
-			lockfile.lock(names.file, {
-				lockfilePath: names.directory,
-				realpath: false,
-				stale: STALE_MS,
-				update: UPDATE_MS,
-				fs,
-				onCompromised: (error: Error) => {
-					loss.cause = error;
-				},
-			}),
-		);
-		try {
-			const record = await LockRecord.open(names.file);
-			const token = ownerToken();
-			if (record.isNew) await record.setNewest(0);
-			await record.setOwner(token);
-			return new Held(names, what, top, record, token, unlock, loss);
-		} catch (error) {
-			await unlock();
-			throw error;
-		}
-	}
-
-	async assertHeld(): Promise<void> {
-		const ours = this.#loss.cause === undefined && (await recordedOwner(this.#names.file)) === this.#token;
-		if (ours && (await lockDirectory(this.#names.directory)) !== undefined) return;
-		throw new S3proxyError('lock-lost', `the lock of ${this.#what} was lost while working on it`, {
-			cause: this.#loss.cause,
-			hint: 'The process was stopped, or the disk was very slow. Nothing was changed; it will be done again.',
-		});
-	}
-
-	async newest(): Promise<number> {
-		return this.#record.newest();
-	}
-
-	async setNewest(milliseconds: number): Promise<void> {
-		await this.#record.setNewest(milliseconds);
-	}
-
-	forgetIfNew(): void {
-		this.#forget = this.#record.isNew;
-	}
-
-	async release(): Promise<void> {
-		let cleared = false;
-		try {
-			const ours = await this.assertHeld().then(
-				() => true,
-				() => false,
-			);
-			// Somebody else's record and lock file are not ours to touch.
-			if (ours) cleared = await this.#leaveNoOwner();
-		} finally {
-			await this.#record.close();
-			// ERELEASED: it was compromised, and onCompromised has been told.
-			if (this.#loss.cause === undefined) await this.#unlock().catch(() => undefined);
-			// An empty directory would be in the way of an artifact of its name.
-			if (cleared) await pruneUpwards(dirname(this.#names.directory), this.#top);
-		}
-	}
-
-	/** @returns whether the lock file is gone */
-	async #leaveNoOwner(): Promise<boolean> {
-		const remove = this.#forget || !this.#names.keepFile;
-		if (remove) await unlinkIfThere(this.#names.file);
-		else await this.#record.setOwner(undefined);
-		return remove;
 	}
 }
 
@@ -265,33 +136,40 @@ function isConflict(error: unknown): boolean {
 	return isErrno(error, 'ENOTDIR', 'EEXIST', 'EISDIR');
 }
 
-async function lockDirectory(directory: string): Promise<{ mtimeMs: number; mtimeNs: bigint } | undefined> {
-	try {
-		const { mtimeMs, mtimeNs } = await stat(directory, { bigint: true });
-		return { mtimeMs: Number(mtimeMs), mtimeNs };
-	} catch (error) {
-		if (isErrno(error, 'ENOENT', 'ENOTDIR')) return undefined;
-		throw error;
-	}
+/**
+ * Whether the owner is provably dead, or has given no sign of life for long. A record older than the directory is of an
+ * earlier owner: he who made the directory has not come to write his own yet.
+ */
+function isAbandoned(names: LockNames, { mtimeMs, birthtimeNs }: SeenLock): boolean {
+	if (mtimeMs < Date.now() - STALE_MS) return true;
+	const written = statSync(names.file, { bigint: true, throwIfNoEntry: false })?.mtimeNs;
+	if (written === undefined || written < birthtimeNs) return false;
+	const owner = recordedOwner(names.file);
+	return owner !== undefined && isProvablyDead(owner);
 }
 
 /**
  * Takes an abandoned lock directory away. Of several that try, one wins: the directory is renamed first, and given back
  * if it turns out to be another than the one that was judged (somebody took the lock in between).
  */
-async function removeLockDirectory(directory: string, judged: bigint): Promise<boolean> {
+function removeLockDirectory(directory: string, judged: SeenLock): boolean {
 	const aside = `${dirname(directory)}/${RESERVED_PREFIX}dead-${ownerToken()}`;
 	try {
-		await rename(directory, aside);
+		renameSync(directory, aside);
 	} catch (error) {
 		if (isErrno(error, 'ENOENT')) return true;
 		throw error;
 	}
-	const taken = await lockDirectory(aside);
-	if (taken !== undefined && taken.mtimeNs !== judged) {
-		await rename(aside, directory).catch(() => undefined);
+	const taken = lockDirectory(aside);
+	// Not by mtime: proper-lockfile rounds that up to a whole second, which two takers share.
+	if (taken !== undefined && (taken.ino !== judged.ino || taken.birthtimeNs !== judged.birthtimeNs)) {
+		try {
+			renameSync(aside, directory);
+		} catch {
+			// Somebody has taken it again; the one it was taken from notices.
+		}
 		return false;
 	}
-	await rmdir(aside);
+	rmdirSync(aside);
 	return true;
 }

@@ -63,7 +63,7 @@ export async function openSealed(root: Root, { keyId, path }: SealedName): Promi
 	return undefined;
 }
 
-function statSealed(root: Root, { keyId, path }: SealedName): Promise<Stats | undefined> {
+function statSealed(root: Root, { keyId, path }: SealedName): Stats | undefined {
 	return lstatIfThere(root.layout.sealed(keyId, path));
 }
 
@@ -85,9 +85,11 @@ export async function publishPlain(root: Root, name: SealedName): Promise<void> 
 		await removeSidecar(root, name);
 		// Commit point: from here on the artifact can be uploaded without its name in uploads/.
 		await publishByRename(root, staging, root.layout.sealed(name.keyId, name.path));
-	} finally {
 		// rename does nothing and keeps both names when they are the same file already.
+		await unlinkIfThere(staging);
+	} catch (error) {
 		await discardStaging(staging, root.layout.encrypting);
+		throw error;
 	}
 }
 
@@ -101,8 +103,8 @@ export async function removeSidecar(root: Root, { keyId, path }: SealedName): Pr
  * @returns whether it did (with `dryRun`: whether it would)
  */
 export async function removeOrphanSidecar(root: Root, name: SealedName, dryRun: boolean): Promise<boolean> {
-	if ((await statSealed(root, name)) !== undefined) return false;
-	if ((await lstatIfThere(root.layout.sidecar(name.keyId, name.path))) === undefined) return false;
+	if (statSealed(root, name) !== undefined) return false;
+	if (lstatIfThere(root.layout.sidecar(name.keyId, name.path)) === undefined) return false;
 	if (!dryRun) await removeSidecar(root, name);
 	return true;
 }
@@ -112,26 +114,27 @@ export async function removeOrphanSidecar(root: Root, name: SealedName, dryRun: 
  * waits for the next upload. If it is gone, somebody else uploaded at the same time and nobody knows whose put came last.
  */
 export async function removeUploaded(root: Root, name: SealedName, uploaded: Stats): Promise<void> {
-	const now = await statSealed(root, name);
+	const now = statSealed(root, name);
 	if (now !== undefined && isSameFile(now, uploaded)) {
 		await unlink(root.layout.sealed(name.keyId, name.path));
 		await removeSidecar(root, name);
 		await relinkIfOther(root, name.path, versionOf(uploaded));
-	} else if (now === undefined && (await lookUp(root, name.path)) !== undefined) {
+	} else if (now === undefined && lookUp(root, name.path) !== undefined) {
 		await placeWorkLink(root, name.path);
 	}
 }
 
 /**
- * A fence: if `uploads/` holds another version of `path` than `handled` and nothing says that it waits, makes its work link.
+ * A fence: if `uploads/` holds a newer version of `path` than `handled` and nothing says that it waits, makes its work link.
+ * An older one (a slow fetch has brought it back after the newer one was evicted) may not replace what was handled.
  * @returns whether it did
  */
 export async function relinkIfOther(root: Root, path: ArtifactPath, handled: number, dryRun = false): Promise<boolean> {
-	const current = await lookUp(root, path);
-	if (current === undefined || versionOf(current) === handled) return false;
-	if (await hasWorkLink(root, path)) return false;
+	const current = lookUp(root, path);
+	if (current === undefined || versionOf(current) <= handled) return false;
+	if (hasWorkLink(root, path)) return false;
 	for await (const keyId of keyIdsInEncrypted(root)) {
-		const sealed = await statSealed(root, { keyId, path });
+		const sealed = statSealed(root, { keyId, path });
 		if (sealed !== undefined && versionOf(sealed) === versionOf(current)) return false;
 	}
 	if (!dryRun) await placeWorkLink(root, path);

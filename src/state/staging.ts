@@ -1,5 +1,6 @@
 /** Files that nobody may see yet. Only the process that made one knows its name, so nobody else ever writes or publishes it. */
 
+import { fchmodSync, futimesSync } from 'node:fs';
 import { type FileHandle, link, open, rename, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { inDirectory, isErrno, syncDirectory, unlinkIfThere } from '../fs/durable.js';
@@ -48,7 +49,7 @@ export class Staging {
 		const handle = await inDirectory(directory, root.sync, () => open(file, 'wx+', mode));
 		try {
 			// The umask may have taken away what nginx needs to read.
-			await handle.chmod(mode);
+			fchmodSync(handle.fd, mode);
 		} catch (error) {
 			await handle.close();
 			throw error;
@@ -74,6 +75,11 @@ export class Staging {
 			if (isErrno(error, 'EXDEV', 'EPERM', 'EACCES', 'EMLINK')) return undefined;
 			throw error;
 		}
+	}
+
+	/** Sets the mtime, in milliseconds since the epoch: the version that this file is. */
+	setVersion(milliseconds: number): void {
+		futimesSync(this.handle.fd, milliseconds / 1000, milliseconds / 1000);
 	}
 
 	/** Makes the data durable. A failure is final for this file: the kernel may have dropped what it could not write. */

@@ -32,6 +32,6 @@ export async function removeWorkLink(root: Root, path: ArtifactPath): Promise<vo
 	await unlinkIfThere(root.layout.workLink(path));
 }
 
-export async function hasWorkLink(root: Root, path: ArtifactPath): Promise<boolean> {
-	return (await lstatIfThere(root.layout.workLink(path)))?.isSymbolicLink() ?? false;
+export function hasWorkLink(root: Root, path: ArtifactPath): boolean {
+	return lstatIfThere(root.layout.workLink(path))?.isSymbolicLink() ?? false;
 }

@@ -1,0 +1,116 @@
+/** How answers that are not a file leave: one line of text, or a problem document, also while the client still sends. */
+
+import { type IncomingMessage, type OutgoingHttpHeaders, STATUS_CODES } from 'node:http';
+import { explain, isS3proxyError } from '../errors.js';
+import { describeError, type Log } from '../log.js';
+import type { Exchange } from './exchange.js';
+
+/** How much is still taken from a client that has its answer and sends on: ordinary clients see the answer meanwhile. */
+const LINGER_BYTES = 4 * 2 ** 20;
+const LINGER_MS = 2000;
+
+/** One line for the client. */
+export interface Answer {
+	readonly status: number;
+	readonly line: string;
+	readonly headers?: OutgoingHttpHeaders;
+}
+
+/** Sends an answer whose body is one line of text. */
+export async function answerLine(exchange: Exchange, { status, line, headers }: Answer): Promise<void> {
+	await send(exchange, status, { 'Content-Type': 'text/plain; charset=utf-8', ...headers }, `${oneLine(line)}\n`);
+}
+
+/** Sends what went wrong: as text, or as a problem document (RFC 9457) to those who ask for it. Never cached. */
+export async function answerProblem(exchange: Exchange, { status, line, headers }: Answer): Promise<void> {
+	const all = { 'Cache-Control': 'no-store', ...headers };
+	if (!wantsProblemDocument(exchange.request)) return answerLine(exchange, { status, line, headers: all });
+	const problem = { type: 'about:blank', title: STATUS_CODES[status] ?? 'Error', status, detail: oneLine(line) };
+	const body = `${JSON.stringify(problem)}\n`;
+	await send(exchange, status, { 'Content-Type': 'application/problem+json', ...all }, body);
+}
+
+/** Sends what was thrown, with the status of the one table, and logs what an operator has to know of. */
+export async function answerError(exchange: Exchange, thrown: unknown): Promise<void> {
+	const { context, request, response } = exchange;
+	const doing = `${request.method} ${request.url}`;
+	const error = explain(thrown, doing);
+	const known = isS3proxyError(error);
+	const { status, retryAfter } = known ? error.outcome : { status: 500, retryAfter: undefined };
+	if (status >= 500) logError(context.log, doing, status, error);
+	// Too late for another status; a connection that breaks off is what tells the client.
+	if (response.headersSent) {
+		response.destroy();
+		return;
+	}
+	const headers = retryAfter === undefined ? {} : { 'Retry-After': String(retryAfter) };
+	await answerProblem(exchange, { status, line: known ? describeError(error) : 'internal error', headers });
+}
+
+function logError(log: Log, request: string, status: number, error: unknown): void {
+	log.error(describeError(error), { request, status });
+}
+
+/** Sends an answer. While the client is still sending its body, that is thrown away for a while, then it is cut off. */
+export async function send(
+	exchange: Exchange,
+	status: number,
+	headers: OutgoingHttpHeaders,
+	body: string,
+): Promise<void> {
+	const { request, response } = exchange;
+	// HEAD and 304 are kept without a body by node:http.
+	const all = { ...headers, 'Content-Length': Buffer.byteLength(body) };
+	if (!isBodyUnderWay(request)) {
+		response.writeHead(status, all);
+		response.end(body);
+		return;
+	}
+	response.writeHead(status, { ...all, Connection: 'close' });
+	response.flushHeaders();
+	// The client has the whole answer with this. Not `end`, which would close the connection: with unread data in it the
+	// kernel sends a reset, and many a client would report that instead of the answer.
+	response.write(body);
+	await discard(request);
+	response.end();
+}
+
+/** Whether the client announced a body that has not come to its end. */
+export function isBodyUnderWay(request: IncomingMessage): boolean {
+	return !request.complete && hasBody(request);
+}
+
+/** Whether the request has, or announces, a body. */
+export function hasBody({ headers }: IncomingMessage): boolean {
+	return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+}
+
+async function discard(request: IncomingMessage): Promise<void> {
+	if (request.destroyed) return;
+	await new Promise<void>((resolve) => {
+		let left = LINGER_BYTES;
+		const timer = setTimeout(done, LINGER_MS);
+		function count(chunk: Buffer) {
+			left -= chunk.length;
+			if (left < 0) done();
+		}
+		function done() {
+			clearTimeout(timer);
+			request.off('data', count).pause();
+			resolve();
+		}
+		request.on('data', count).once('end', done).once('close', done).resume();
+	});
+}
+
+function wantsProblemDocument({ headers }: IncomingMessage): boolean {
+	return (headers.accept ?? '').split(',').some((range) => {
+		const [type = '', ...parameters] = range.split(';').map((part) => part.trim().toLowerCase());
+		return type === 'application/problem+json' && !parameters.some((parameter) => /^q=0(\.0*)?$/.test(parameter));
+	});
+}
+
+/** Messages may quote what a store or a client said. */
+function oneLine(text: string): string {
+	return text.replace(/\p{Cc}+/gu, ' ');
+}

@@ -1,0 +1,68 @@
+/** `POST /path/to/file`: stores the file of a form. */
+
+import { Ingest, type Stored, tooLarge } from '../operations/ingest.js';
+import { type ArtifactPath, artifactPathOfTarget, targetOf } from '../state/artifact-path.js';
+import { answerLine } from './answer.js';
+import { digestOfHeader, reprDigest, wantedDigest } from './digest.js';
+import { type Exchange, targetOfRequest } from './exchange.js';
+import { boundaryOfRequest, ClientGone, FORM_OVERHEAD, readForm } from './multipart.js';
+
+/**
+ * @throws S3proxyError everything that an ingest throws; `bad-path`, `bad-form`, `not-multipart`, `too-large`. Nothing is
+ *   stored then.
+ */
+export async function post(exchange: Exchange): Promise<void> {
+	const { context, request, response } = exchange;
+	// All that can be known before the body, so that nobody sends gigabytes for nothing.
+	const path = artifactPathOfTarget(targetOfRequest(request));
+	const boundary = boundaryOfRequest(request);
+	const header = request.headers['repr-digest'];
+	const inHeader = digestOfHeader(Array.isArray(header) ? header.join(',') : header);
+	const limit = context.config.maxUploadSize + FORM_OVERHEAD;
+	if (Number(request.headers['content-length'] ?? 0) > limit) throw tooLarge(path, context.config.maxUploadSize);
+	const ingest = await Ingest.begin(context, path);
+	try {
+		if (exchange.awaitsContinue) response.writeContinue();
+		const stored = await receive(exchange, { ingest, path, boundary, inHeader, limit });
+		await acknowledge(exchange, stored);
+	} catch (error) {
+		await ingest.abandon();
+		if (!(error instanceof ClientGone)) throw error;
+		request.socket.destroy();
+	}
+}
+
+interface Upload {
+	readonly ingest: Ingest;
+	readonly path: ArtifactPath;
+	readonly boundary: string;
+	/** The digest that the header named. */
+	readonly inHeader: string | undefined;
+	/** Bytes of the whole body. */
+	readonly limit: number;
+}
+
+async function receive({ context, request }: Exchange, upload: Upload): Promise<Stored> {
+	const { ingest, path, boundary, inHeader, limit } = upload;
+	const { sha256 } = await readForm(request, boundary, {
+		limit,
+		tooLarge: () => tooLarge(path, context.config.maxUploadSize),
+		idleTimeout: context.config.clientTimeout,
+		onFile: async (content, form) =>
+			ingest.receive(content, { hash: wantedDigest(inHeader, form.sha256) !== undefined }),
+	});
+	return ingest.commit({ sha256: wantedDigest(inHeader, sha256) });
+}
+
+async function acknowledge(exchange: Exchange, { path, size, sha256 }: Stored): Promise<void> {
+	exchange.context.log.info('stored', { item: path, bytes: size });
+	const digest = sha256 === undefined ? '' : `, sha256 ${sha256}`;
+	await answerLine(exchange, {
+		status: 201,
+		line: `saved ${path} (${size} bytes${digest})`,
+		headers: {
+			Location: targetOf(path),
+			...(sha256 === undefined ? {} : { 'Repr-Digest': reprDigest(sha256) }),
+		},
+	});
+}
