@@ -1,0 +1,284 @@
+/** A real S3 server for tests: Ceph's radosgw with one mon and one OSD in memory, from Debian's packages. */
+
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { randomBytes, randomUUID } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { access, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { CreateBucketCommand, S3Client } from '@aws-sdk/client-s3';
+
+const run = promisify(execFile);
+
+export interface S3Server {
+	readonly endpoint: string;
+	readonly region: string;
+	readonly accessKeyId: string;
+	readonly secretAccessKey: string;
+	createBucket(name: string): Promise<void>;
+	/** Ends the daemons and removes their files; happens by itself when the process ends, however it ends. */
+	stop(): Promise<void>;
+}
+
+const PACKAGES = ['ceph-mon', 'ceph-osd', 'radosgw'];
+const PROGRAMS = ['ceph', 'ceph-mon', 'ceph-osd', 'monmaptool', 'radosgw', 'radosgw-admin'];
+const POLICY = '/usr/sbin/policy-rc.d';
+
+let started: Promise<S3Server | undefined> | undefined;
+
+/**
+ * The server, started when first asked for, one for each process. Undefined when it cannot be had here, which is said once on
+ * stderr; in CI that is an error, so that nobody believes tests that did not run.
+ */
+export function s3Server(): Promise<S3Server | undefined> {
+	started ??= startIfPossible();
+	return started;
+}
+
+async function startIfPossible(): Promise<S3Server | undefined> {
+	const obstacle = await installPrograms();
+	if (obstacle === undefined) return await start();
+	const message = `no S3 server for tests: ${obstacle}`;
+	if (process.env.CI === 'true') throw new Error(message);
+	process.stderr.write(`${message}; what needs one is skipped\n`);
+	return undefined;
+}
+
+function isInstalled(program: string): boolean {
+	const directories = (process.env.PATH ?? '').split(delimiter);
+	return directories.some((directory) => existsSync(join(directory, program)));
+}
+
+/** @returns why it cannot be done */
+async function installPrograms(): Promise<string | undefined> {
+	const missing = PROGRAMS.filter((program) => !isInstalled(program));
+	if (missing.length === 0) return undefined;
+	if (!isInstalled('apt-get')) return `${missing.join(', ')} missing, and this is no Debian`;
+	if (process.getuid?.() !== 0) return `${missing.join(', ')} missing, and only root can install them`;
+	process.stderr.write(`installing ${PACKAGES.join(', ')} for tests\n`);
+	// Says to the packages' scripts: start no services.
+	const ownPolicy = !existsSync(POLICY);
+	if (ownPolicy) await writeFile(POLICY, '#!/bin/sh\nexit 101\n', { mode: 0o755 });
+	try {
+		await aptGet('install').catch(async () => {
+			await aptGet('update');
+			await aptGet('install');
+		});
+	} catch (error) {
+		return `installing ${PACKAGES.join(', ')} failed: ${String(error)}`;
+	} finally {
+		if (ownPolicy) await rm(POLICY, { force: true });
+	}
+	return undefined;
+}
+
+async function aptGet(what: 'install' | 'update'): Promise<void> {
+	const rest = what === 'install' ? ['-y', '--no-install-recommends', ...PACKAGES] : [];
+	await run('apt-get', ['-q', '-o', 'DPkg::Lock::Timeout=600', what, ...rest], {
+		env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
+		maxBuffer: 2 ** 26,
+	});
+}
+
+/** A cluster in a temporary directory, and the daemons that belong to it. */
+class Cluster {
+	readonly directory: string;
+	readonly #daemons: ChildProcess[] = [];
+	readonly #watchdog: ChildProcess;
+
+	constructor(directory: string) {
+		this.directory = directory;
+		// Its standard input ends when this process does, even by SIGKILL; then nothing may stay behind.
+		const script = 'cat >/dev/null; for f in "$0"/pids/*; do [ -s "$f" ] && kill -9 "$(cat "$f")"; done; rm -rf "$0"';
+		this.#watchdog = spawn('sh', ['-c', script, directory], { detached: true, stdio: ['pipe', 'ignore', 'ignore'] });
+		unref(this.#watchdog);
+	}
+
+	async run(program: string, ...args: string[]): Promise<string> {
+		const { stdout } = await run(program, ['--conf', this.config, ...args], { timeout: 60_000 });
+		return stdout;
+	}
+
+	start(program: string, ...args: string[]): void {
+		// The process id is written by the process itself, before it can be lost.
+		const script = 'echo $$ >"$0/pids/$1"; exec "$@"';
+		const daemon = spawn('sh', ['-c', script, this.directory, program, '-f', '--conf', this.config, ...args], {
+			detached: true,
+			stdio: 'ignore',
+		});
+		unref(daemon);
+		this.#daemons.push(daemon);
+	}
+
+	/** Asks until `isSo`, or until a daemon has died. */
+	async until(what: string, isSo: () => Promise<boolean>): Promise<void> {
+		const deadline = Date.now() + 60_000;
+		while (!(await isSo().catch(() => false))) {
+			const died = this.#daemons.some(({ exitCode, signalCode }) => exitCode !== null || signalCode !== null);
+			if (died) throw new Error(`waiting for ${what}: a daemon died; see ${this.directory}/log`);
+			if (Date.now() > deadline) throw new Error(`${what}: not within 60 s; see ${this.directory}/log`);
+			await sleep(50);
+		}
+	}
+
+	async stop(): Promise<void> {
+		const gone = new Promise((resolve) => this.#watchdog.once('exit', resolve));
+		this.#watchdog.ref();
+		this.#watchdog.stdin?.end();
+		await gone;
+	}
+
+	get config(): string {
+		return join(this.directory, 'ceph.conf');
+	}
+}
+
+function unref(child: ChildProcess): void {
+	child.unref();
+	const stdin: unknown = child.stdin;
+	if (typeof stdin === 'object' && stdin !== null && 'unref' in stdin && typeof stdin.unref === 'function')
+		stdin.unref();
+}
+
+async function start(): Promise<S3Server> {
+	const directory = await mkdtemp(join(tmpdir(), 's3proxy-radosgw-'));
+	for (const name of ['run', 'log', 'mon', 'osd', 'rgw', 'crash', 'pids']) await mkdir(join(directory, name));
+	const cluster = new Cluster(directory);
+	try {
+		return await startCluster(cluster);
+	} catch (error) {
+		await cluster.stop();
+		throw error;
+	}
+}
+
+async function startCluster(cluster: Cluster): Promise<S3Server> {
+	const { directory } = cluster;
+	const [monPort, gatewayPort] = [await freePort(), await freePort()];
+	const [fsid, osdId] = [randomUUID(), randomUUID()];
+	const endpoint = `http://127.0.0.1:${gatewayPort}`;
+	const accessKeyId = `test${randomBytes(8).toString('hex')}`;
+	const secretAccessKey = randomBytes(20).toString('hex');
+	await writeFile(cluster.config, await configuration(directory, fsid, monPort, gatewayPort));
+
+	const map = join(directory, 'monmap');
+	await cluster.run('monmaptool', '--create', '--fsid', fsid, '--addv', 'a', `[v2:127.0.0.1:${monPort}]`, map);
+	await cluster.run('ceph-mon', '--mkfs', '-i', 'a', '--monmap', map, '--fsid', fsid);
+	cluster.start('ceph-mon', '-i', 'a');
+	await cluster.until(
+		'the monitor',
+		async () => (await cluster.run('ceph', '--connect-timeout', '2', 'mon', 'stat')) !== '',
+	);
+	await cluster.run('ceph', 'osd', 'new', osdId, '0');
+	await cluster.run('ceph-osd', '-i', '0', '--mkfs', '--osd-uuid', osdId);
+	cluster.start('ceph-osd', '-i', '0');
+	await cluster.until('the OSD', async () =>
+		/"num_up_osds": *1/.test(await cluster.run('ceph', 'osd', 'stat', '-f', 'json')),
+	);
+	const user = ['--uid=test', '--display-name=test', '--max-buckets=0'];
+	const keys = [`--access-key=${accessKeyId}`, `--secret-key=${secretAccessKey}`];
+	await cluster.run('radosgw-admin', '-n', 'client.rgw', 'user', 'create', ...user, ...keys);
+	cluster.start('radosgw', '-n', 'client.rgw');
+	await cluster.until('radosgw', async () => (await fetch(endpoint)).ok);
+
+	const client = new S3Client({
+		endpoint,
+		region: 'default',
+		forcePathStyle: true,
+		credentials: { accessKeyId, secretAccessKey },
+	});
+	return {
+		endpoint,
+		region: 'default',
+		accessKeyId,
+		secretAccessKey,
+		createBucket: async (name) => {
+			await client.send(new CreateBucketCommand({ Bucket: name }));
+		},
+		stop: () => {
+			client.destroy();
+			return cluster.stop();
+		},
+	};
+}
+
+async function configuration(directory: string, fsid: string, monPort: number, gatewayPort: number): Promise<string> {
+	return `[global]
+fsid = ${fsid}
+mon_initial_members = a
+mon_host = [v2:127.0.0.1:${monPort}]
+public_addr = 127.0.0.1
+cluster_addr = 127.0.0.1
+ms_bind_ipv6 = false
+auth_cluster_required = none
+auth_service_required = none
+auth_client_required = none
+osd_pool_default_size = 1
+osd_pool_default_min_size = 1
+osd_pool_default_pg_num = 8
+osd_pool_default_pgp_num = 8
+osd_pool_default_pg_autoscale_mode = off
+osd_crush_chooseleaf_type = 0
+mon_allow_pool_size_one = true
+mon_max_pg_per_osd = 1000
+run_dir = ${directory}/run
+admin_socket = ${directory}/run/$name.asok
+log_file = ${directory}/log/$name.log
+mon_cluster_log_file = ${directory}/log/cluster.log
+crash_dir = ${directory}/crash
+log_to_stderr = false
+err_to_stderr = false
+# making a pool takes several rounds of votes; the defaults are for clusters of more than one
+paxos_propose_interval = 0.02
+paxos_min_wait = 0.005
+[mon]
+mon_data = ${directory}/mon
+mon_data_avail_warn = 1
+mon_data_avail_crit = 1
+auth_allow_insecure_global_id_reclaim = false
+[osd]
+osd_data = ${directory}/osd
+osd_objectstore = memstore
+memstore_device_bytes = ${4 * 2 ** 30}
+osd_class_dir = ${await classDirectory()}
+osd_class_load_list = *
+osd_class_default_list = *
+[client.rgw]
+rgw_data = ${directory}/rgw
+# the default, "secure", hangs without cephx
+ms_mon_client_mode = crc
+# without it every answer in two pieces waits 40 ms for an acknowledgement
+rgw_frontends = beast endpoint=127.0.0.1:${gatewayPort} tcp_nodelay=1
+rgw_enable_usage_log = false
+rgw_dynamic_resharding = false
+`;
+}
+
+/** Where the OSD's classes lie: /usr/lib/<architecture>/rados-classes. */
+async function classDirectory(): Promise<string> {
+	for (const name of await readdir('/usr/lib')) {
+		const directory = join('/usr/lib', name, 'rados-classes');
+		try {
+			await access(directory);
+			return directory;
+		} catch {
+			// Not this one.
+		}
+	}
+	throw new Error('no rados-classes below /usr/lib');
+}
+
+async function freePort(): Promise<number> {
+	const server = createServer();
+	await new Promise<void>((resolve, reject) => {
+		server.once('error', reject);
+		server.listen(0, '127.0.0.1', resolve);
+	});
+	const address = server.address();
+	await new Promise((resolve) => server.close(resolve));
+	if (address === null || typeof address === 'string') throw new Error('no port');
+	return address.port;
+}
