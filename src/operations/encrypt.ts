@@ -1,5 +1,6 @@
 /** Works off `to_encrypt/`: seals what waits there into `encrypted/`. */
 
+import { fstatSync } from 'node:fs';
 import { DEFAULT_SEAL_JOBS } from '../config.js';
 import type { Context } from '../context.js';
 import type { Key } from '../crypto/keyring.js';
@@ -106,7 +107,6 @@ async function seal(
 	const directory = root.layout.sealStaging(key.id, path);
 	const { size } = artifact.stats;
 	const object = await Staging.create(root, root.layout.encrypting, directory, 0o600);
-	let sidecar: Staging | undefined;
 	try {
 		const { iv } = await pool.sealFile({
 			sourceFd: artifact.handle.fd,
@@ -119,14 +119,11 @@ async function seal(
 		// Tells the version that was sealed; upload says it to the store.
 		object.setVersion(versionOf(artifact.stats));
 		await object.syncData();
-		sidecar = await Staging.create(root, root.layout.encrypting, directory, 0o600);
-		await sidecar.handle.write(iv);
-		await assertUnchanged(context, path, artifact);
+		assertUnchanged(context, path, artifact);
 		lock.assertHeld();
-		await publishSealed(root, { keyId: key.id, path }, object, sidecar);
+		await publishSealed(root, { keyId: key.id, path }, object, iv);
 	} catch (error) {
 		await object.drop();
-		await sidecar?.drop();
 		throw explain(error, `sealing ${path}`);
 	}
 }
@@ -140,7 +137,7 @@ async function passOn(
 	lock: PathLock,
 ): Promise<void> {
 	try {
-		await assertUnchanged(context, path, artifact);
+		assertUnchanged(context, path, artifact);
 		lock.assertHeld();
 		await publishPlain(context.root, { keyId: key.id, path });
 	} catch (error) {
@@ -149,8 +146,8 @@ async function passOn(
 }
 
 /** A fence: the name still is the file that was read. One that is gone is none: then this is its only copy. */
-async function assertUnchanged(context: Context, path: ArtifactPath, artifact: OpenArtifact): Promise<void> {
-	const now = lookUp(context.root, path) ?? (await artifact.handle.stat());
+function assertUnchanged(context: Context, path: ArtifactPath, artifact: OpenArtifact): void {
+	const now = lookUp(context.root, path) ?? fstatSync(artifact.handle.fd);
 	if (isSameFile(now, artifact.stats) && now.size === artifact.stats.size) return;
 	throw new S3proxyError('source-changed', `${path} changed while it was read`, {
 		hint: 'The next run takes the new content. Artifacts are to be replaced with POST or ingest, not written to.',

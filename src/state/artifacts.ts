@@ -1,6 +1,6 @@
 /** `uploads/`: the artifacts that nginx serves. */
 
-import { constants, lstatSync, realpathSync, type Stats } from 'node:fs';
+import { constants, fstatSync, lstatSync, realpathSync, type Stats } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { S3proxyError } from '../errors.js';
@@ -60,7 +60,7 @@ export async function openArtifact(root: Root, path: ArtifactPath): Promise<Open
 		throw error;
 	}
 	try {
-		return { handle, stats: await handle.stat() };
+		return { handle, stats: fstatSync(handle.fd) };
 	} catch (error) {
 		await handle.close();
 		throw error;

@@ -155,10 +155,9 @@ export class Held implements PathLock {
 	}
 }
 
-/** A lock directory: when it was last seen alive, and what tells it from one that somebody makes in its place. */
-export interface SeenLock {
+/** A lock directory: when it was last seen alive, and when it was made. */
+interface SeenLock {
 	readonly mtimeMs: number;
-	readonly ino: bigint;
 	readonly birthtimeNs: bigint;
 }
 
@@ -167,7 +166,7 @@ export function lockDirectory(directory: string): SeenLock | undefined {
 	try {
 		const stats = statSync(directory, { bigint: true, throwIfNoEntry: false });
 		if (stats === undefined) return undefined;
-		return { mtimeMs: Number(stats.mtimeMs), ino: stats.ino, birthtimeNs: stats.birthtimeNs };
+		return { mtimeMs: Number(stats.mtimeMs), birthtimeNs: stats.birthtimeNs };
 	} catch (error) {
 		if (isErrno(error, 'ENOTDIR')) return undefined;
 		throw error;

@@ -4,16 +4,16 @@
  * lock. What carries the promises are the fences (docs/state.md), of which `assertHeld` is one.
  */
 
-import { renameSync, rmdirSync, rmSync, statSync } from 'node:fs';
-import { dirname, relative } from 'node:path';
+import { mkdirSync, rmdirSync, rmSync, statSync } from 'node:fs';
+import { basename, dirname, join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { S3proxyError } from '../errors.js';
 import { isErrno } from '../fs/durable.js';
 import { type ArtifactPath, RESERVED_PREFIX } from './artifact-path.js';
-import { Held, type HeldLock, lockDirectory, type PathLock, type SeenLock, STALE_MS } from './held-lock.js';
+import { Held, type HeldLock, lockDirectory, type PathLock, STALE_MS } from './held-lock.js';
 import type { Layout, LockNames, RunStage } from './layout.js';
 import { recordedOwner } from './lock-record.js';
-import { isProvablyDead, ownerToken } from './owner.js';
+import { isProvablyDead } from './owner.js';
 import { type Patience, stopped, Turns } from './turns.js';
 
 const POLL_FIRST_MS = 5;
@@ -64,13 +64,8 @@ export class Locks {
 	 * @returns whether it was (with `dryRun`: whether it would be)
 	 */
 	async clearIfDead(names: LockNames, dryRun: boolean): Promise<boolean> {
-		// Without a pause from the look to the removal: of many that wait for one dead owner, each would judge the lock of him
-		// who was quickest by what it saw before.
-		const seen = lockDirectory(names.directory);
-		if (seen === undefined || !isAbandoned(names, seen)) return false;
-		if (dryRun) return true;
-		if (!names.keepFile) rmSync(names.file, { force: true });
-		return removeLockDirectory(names.directory, seen);
+		if (!isAbandoned(names)) return false;
+		return dryRun || clearAbandoned(names);
 	}
 
 	#limited(path: ArtifactPath, signal: AbortSignal): Patience {
@@ -140,36 +135,40 @@ function isConflict(error: unknown): boolean {
  * Whether the owner is provably dead, or has given no sign of life for long. A record older than the directory is of an
  * earlier owner: he who made the directory has not come to write his own yet.
  */
-function isAbandoned(names: LockNames, { mtimeMs, birthtimeNs }: SeenLock): boolean {
-	if (mtimeMs < Date.now() - STALE_MS) return true;
-	const written = statSync(names.file, { bigint: true, throwIfNoEntry: false })?.mtimeNs;
-	if (written === undefined || written < birthtimeNs) return false;
-	const owner = recordedOwner(names.file);
+function isAbandoned({ file, directory }: LockNames): boolean {
+	const seen = lockDirectory(directory);
+	if (seen === undefined) return false;
+	if (seen.mtimeMs < Date.now() - STALE_MS) return true;
+	const written = statSync(file, { bigint: true, throwIfNoEntry: false })?.mtimeNs;
+	if (written === undefined || written < seen.birthtimeNs) return false;
+	const owner = recordedOwner(file);
 	return owner !== undefined && isProvablyDead(owner);
 }
 
 /**
- * Takes an abandoned lock directory away. Of several that try, one wins: the directory is renamed first, and given back
- * if it turns out to be another than the one that was judged (somebody took the lock in between).
+ * Takes an abandoned lock away: one process at a time, which looks again. Of many that wait for one dead owner, each would
+ * otherwise take away the lock of him who was quicker. A claim that its maker died with is a lock that `repair` clears.
  */
-function removeLockDirectory(directory: string, judged: SeenLock): boolean {
-	const aside = `${dirname(directory)}/${RESERVED_PREFIX}dead-${ownerToken()}`;
+function clearAbandoned(names: LockNames): boolean {
+	const name = basename(names.directory).slice(RESERVED_PREFIX.length);
+	const claim = join(dirname(names.directory), `${RESERVED_PREFIX}dead-${name}`);
+	if (!succeeds(() => mkdirSync(claim), 'EEXIST', 'ENOENT')) return false;
 	try {
-		renameSync(directory, aside);
+		if (!isAbandoned(names)) return false;
+		if (!names.keepFile) rmSync(names.file, { force: true });
+		return succeeds(() => rmdirSync(names.directory), 'ENOENT');
+	} finally {
+		rmdirSync(claim);
+	}
+}
+
+/** Whether `call` did not fail with one of these codes. */
+function succeeds(call: () => void, ...codes: string[]): boolean {
+	try {
+		call();
+		return true;
 	} catch (error) {
-		if (isErrno(error, 'ENOENT')) return true;
+		if (isErrno(error, ...codes)) return false;
 		throw error;
 	}
-	const taken = lockDirectory(aside);
-	// Not by mtime: proper-lockfile rounds that up to a whole second, which two takers share.
-	if (taken !== undefined && (taken.ino !== judged.ino || taken.birthtimeNs !== judged.birthtimeNs)) {
-		try {
-			renameSync(aside, directory);
-		} catch {
-			// Somebody has taken it again; the one it was taken from notices.
-		}
-		return false;
-	}
-	rmdirSync(aside);
-	return true;
 }

@@ -1,6 +1,6 @@
 /** `encrypted/`: what waits for upload, one directory a key. */
 
-import { constants, type Stats } from 'node:fs';
+import { constants, fstatSync, type Stats, writeFileSync } from 'node:fs';
 import { type FileHandle, link, open, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { inDirectory, isErrno, lstatIfThere, unlinkIfThere } from '../fs/durable.js';
@@ -57,7 +57,7 @@ export async function openSealed(root: Root, { keyId, path }: SealedName): Promi
 		if (isErrno(error, 'ENOENT', 'ENOTDIR')) return undefined;
 		throw error;
 	}
-	const stats = await handle.stat();
+	const stats = fstatSync(handle.fd);
 	if (stats.isFile()) return { handle, stats };
 	await handle.close();
 	return undefined;
@@ -71,8 +71,16 @@ function statSealed(root: Root, { keyId, path }: SealedName): Stats | undefined 
  * Makes a sealed artifact ready for upload; both names durable when it returns. The sidecar goes first: without its object it
  * is an orphan that says nothing, while the object is complete by itself.
  */
-export async function publishSealed(root: Root, name: SealedName, object: Staging, sidecar: Staging): Promise<void> {
-	await sidecar.publishAs(root.layout.sidecar(name.keyId, name.path));
+export async function publishSealed(root: Root, name: SealedName, object: Staging, iv: Uint8Array): Promise<void> {
+	const sidecar = stagingName(root.layout.sealStaging(name.keyId, name.path));
+	// Its data is not synced: upload takes the IV from the object's own header.
+	writeFileSync(sidecar, iv, { flag: 'wx', mode: 0o600 });
+	try {
+		await publishByRename(root, sidecar, root.layout.sidecar(name.keyId, name.path));
+	} catch (error) {
+		await unlinkIfThere(sidecar);
+		throw error;
+	}
 	// Commit point: from here on the artifact can be uploaded without its file in uploads/.
 	await object.publishAs(root.layout.sealed(name.keyId, name.path));
 }
