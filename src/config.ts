@@ -7,11 +7,11 @@ import { isMap, isScalar, LineCounter, type ParsedNode, parseDocument, type YAML
 import { S3proxyError } from './errors.js';
 import { isErrno } from './fs/durable.js';
 
-export type StoreAddress =
+type StoreAddress =
 	| { readonly kind: 'directory'; readonly directory: string }
 	| { readonly kind: 's3'; readonly bucket: string };
 
-export interface S3Config {
+interface S3Config {
 	readonly region: string | undefined;
 	readonly endpoint: string | undefined;
 	readonly forcePathStyle: boolean;

@@ -2,7 +2,7 @@
 
 import { isS3proxyError } from './errors.js';
 
-export type LogFields = Readonly<Record<string, string | number | boolean | undefined>>;
+type LogFields = Readonly<Record<string, string | number | boolean | undefined>>;
 
 export interface Log {
 	info(message: string, fields?: LogFields): void;

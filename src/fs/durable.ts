@@ -50,7 +50,7 @@ export async function syncDirectory(directory: string): Promise<void> {
  * `mkdir -p`. With `sync`, every directory in which one was made is synced, up to the first that already existed.
  * @throws ENOTDIR or EEXIST when a component is a file
  */
-export async function makeDirectories(directory: string, sync: boolean): Promise<void> {
+async function makeDirectories(directory: string, sync: boolean): Promise<void> {
 	for (;;) {
 		try {
 			await mkdir(directory);

@@ -52,12 +52,7 @@ function logError(log: Log, request: string, status: number, error: unknown): vo
 }
 
 /** Sends an answer. While the client is still sending its body, that is thrown away for a while, then it is cut off. */
-export async function send(
-	exchange: Exchange,
-	status: number,
-	headers: OutgoingHttpHeaders,
-	body: string,
-): Promise<void> {
+async function send(exchange: Exchange, status: number, headers: OutgoingHttpHeaders, body: string): Promise<void> {
 	const { request, response } = exchange;
 	// HEAD and 304 are kept without a body by node:http.
 	const all = { ...headers, 'Content-Length': Buffer.byteLength(body) };
@@ -76,7 +71,7 @@ export async function send(
 }
 
 /** Whether the client announced a body that has not come to its end. */
-export function isBodyUnderWay(request: IncomingMessage): boolean {
+function isBodyUnderWay(request: IncomingMessage): boolean {
 	return !request.complete && hasBody(request);
 }
 

@@ -54,7 +54,7 @@ export async function fetchAll(context: Context, paths: readonly ArtifactPath[],
  * @throws S3proxyError `not-found` only when the store said so; `not-authentic`, `store-unreachable`, `store-refused`,
  *   `conflict`, `disk-full`
  */
-export async function fetchArtifact(context: Context, path: ArtifactPath): Promise<Fetched> {
+async function fetchArtifact(context: Context, path: ArtifactPath): Promise<Fetched> {
 	const { root, abandon } = context;
 	const here = lookUp(root, path);
 	if (here !== undefined) return { present: true, size: here.size };

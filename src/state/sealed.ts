@@ -102,7 +102,7 @@ export async function publishPlain(root: Root, name: SealedName): Promise<void> 
 }
 
 /** Removes a sidecar if it is there. */
-export async function removeSidecar(root: Root, { keyId, path }: SealedName): Promise<void> {
+async function removeSidecar(root: Root, { keyId, path }: SealedName): Promise<void> {
 	await unlinkIfThere(root.layout.sidecar(keyId, path));
 }
 

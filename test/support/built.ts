@@ -1,0 +1,65 @@
+/** The built operations, called in this process: for what has to be quick, or cannot be seen from outside. */
+
+import type { Context } from '../../src/context.js';
+import type { Finding } from '../../src/operations/repair.js';
+
+/** A module of `dist/` with the types of the same one in `src/`. */
+async function built<T>(name: string): Promise<T> {
+	return (await import(new URL(`../../dist/${name}.js`, import.meta.url).href)) as T;
+}
+
+const { createContext } = await built<typeof import('../../src/context.js')>('context');
+const { encrypt } = await built<typeof import('../../src/operations/encrypt.js')>('operations/encrypt');
+const { fetchAll } = await built<typeof import('../../src/operations/fetch.js')>('operations/fetch');
+const { ingestStream } = await built<typeof import('../../src/operations/ingest.js')>('operations/ingest');
+const { repair } = await built<typeof import('../../src/operations/repair.js')>('operations/repair');
+const { upload } = await built<typeof import('../../src/operations/upload.js')>('operations/upload');
+const { artifactPath } = await built<typeof import('../../src/state/artifact-path.js')>('state/artifact-path');
+
+/** The operations on one root; those that fail for an item throw what was logged. */
+export interface BuiltRoot {
+	readonly context: Context;
+	ingest(path: string, content: string | Uint8Array): Promise<number>;
+	encrypt(): Promise<number>;
+	upload(): Promise<number>;
+	fetch(path: string): Promise<number>;
+	/** @returns a line for each finding */
+	repair(): Promise<string[]>;
+}
+
+/** @param root as `makeRoot` gives it */
+export async function openBuilt(root: string): Promise<BuiltRoot> {
+	const logged: string[] = [];
+	const never = new AbortController().signal;
+	const context = await createContext(root, {
+		progress: { expect: () => undefined, advance: () => undefined },
+		stopping: never,
+		abandon: never,
+		write: (line) => void logged.push(line),
+		quiet: true,
+	});
+	const done = (result: { done: number; failed: number }) => {
+		if (result.failed > 0) throw new Error(logged.splice(0).join(''));
+		return result.done;
+	};
+	const all = { paths: [], jobs: 1 };
+	return {
+		context,
+		ingest: async (path, content) => {
+			const chunks = (async function* () {
+				yield Buffer.from(content);
+			})();
+			return (await ingestStream(context, chunks, artifactPath(path))).mtime;
+		},
+		encrypt: async () => done(await encrypt(context, all)),
+		upload: async () => done(await upload(context, all)),
+		fetch: async (path) => done(await fetchAll(context, [artifactPath(path)])),
+		repair: async () => {
+			const found: string[] = [];
+			const report = ({ what, where, done: did }: Finding) => void found.push(`${what}: ${where}: ${did}`);
+			const { errors } = await repair(context, report, { dryRun: false });
+			if (errors[0] !== undefined) throw errors[0];
+			return found;
+		},
+	};
+}
