@@ -27,7 +27,8 @@ export function prepare() {
 		process.exit(1);
 	}
 	if (modified('node_modules/.package-lock.json') < modified('package-lock.json')) {
-		run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error']);
+		// Not `npm ci`: it fails where a registry does not have the optional packages of other platforms.
+		run('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error']);
 	}
 	run('npm', ['run', '--silent', 'build']);
 }
