@@ -123,10 +123,17 @@ async function publish(context: Context, path: ArtifactPath, staging: Staging, v
 	const { root, abandon } = context;
 	await root.locks.withPath(path, abandon, async (lock) => {
 		if (lock.newest < version) lock.setNewest(version);
+		// A newer version came and went while this one was downloaded; one that never came to its publish does not count.
+		if (lock.newest > version && (await hasNewer(context, path, version))) throw new VersionGone();
 		lock.assertHeld();
 		// Commit point: readers see it. A newer POST has taken the name already; then this one is dropped.
 		await staging.publishUnlessTaken(root.layout.artifact(path));
 	});
+}
+
+async function hasNewer(context: Context, path: ArtifactPath, version: number): Promise<boolean> {
+	const newest = await locate(context, path);
+	return newest !== undefined && newest.kind !== 'uploads' && newest.version > version;
 }
 
 /** Opens the version at `location` for the time of `use`. */

@@ -16,6 +16,8 @@ import { recordedOwner } from './lock-record.js';
 import { isProvablyDead } from './owner.js';
 import { type Patience, stopped, Turns } from './turns.js';
 
+/** A taker says who he is in the same breath; one that has not after this long died in between. */
+const OWNERLESS_MS = 5_000;
 const POLL_FIRST_MS = 5;
 const POLL_MOST_MS = 250;
 
@@ -140,7 +142,7 @@ function isAbandoned({ file, directory }: LockNames): boolean {
 	if (seen === undefined) return false;
 	if (seen.mtimeMs < Date.now() - STALE_MS) return true;
 	const written = statSync(file, { bigint: true, throwIfNoEntry: false })?.mtimeNs;
-	if (written === undefined || written < seen.birthtimeNs) return false;
+	if (written === undefined || written < seen.birthtimeNs) return seen.mtimeMs < Date.now() - OWNERLESS_MS;
 	const owner = recordedOwner(file);
 	return owner !== undefined && isProvablyDead(owner);
 }

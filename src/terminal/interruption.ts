@@ -16,6 +16,8 @@ export class Interruption {
 		this.#say = say;
 		process.on('SIGINT', this.#onSignal);
 		process.on('SIGTERM', this.#onSignal);
+		// A file size limit (ulimit -f) then is an error of the write, which is reported; by default it kills.
+		process.on('SIGXFSZ', this.#onFileTooLarge);
 	}
 
 	get stopping(): AbortSignal {
@@ -34,7 +36,10 @@ export class Interruption {
 	ignore(): void {
 		process.off('SIGINT', this.#onSignal);
 		process.off('SIGTERM', this.#onSignal);
+		process.off('SIGXFSZ', this.#onFileTooLarge);
 	}
+
+	readonly #onFileTooLarge = () => undefined;
 
 	readonly #onSignal = (signal: NodeJS.Signals) => {
 		if (this.#signal !== undefined) {

@@ -1,0 +1,239 @@
+import { lstatSync, mkdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { expect } from 'chai';
+import { artifactPath } from '../../src/state/artifact-path.js';
+import { openArtifact } from '../../src/state/artifacts.js';
+import { Layout } from '../../src/state/layout.js';
+import { Locks } from '../../src/state/locks.js';
+import type { Root } from '../../src/state/root.js';
+import { openSealed, publishPlain, relinkIfOther, removeUploaded } from '../../src/state/sealed.js';
+import { isAbandonedStaging, Staging } from '../../src/state/staging.js';
+import { placeWorkLink, removeWorkLink } from '../../src/state/work-links.js';
+import { openBuilt } from '../support/built.js';
+import { makeDirectory, makeRoot, PLAIN_CONFIG, tree, treeOf } from '../support/cli.js';
+
+const KEY = 'a'.repeat(40);
+const path = artifactPath('d/x');
+const LINK = 'd/x -> <root>/uploads/d/x';
+
+function newRoot(): Root {
+	const layout = new Layout(makeDirectory());
+	return { layout, locks: new Locks(layout, 5), sync: true };
+}
+
+/** Puts a version there as a finished stage would have: a new file, renamed into place. */
+function put(file: string, content: string, version: number): void {
+	mkdirSync(dirname(file), { recursive: true });
+	rmSync(file, { force: true });
+	writeFileSync(file, content);
+	utimesSync(file, version / 1000, version / 1000);
+}
+
+const FIRST = 1_700_000_000_000;
+const SECOND = FIRST + 1000;
+const links = (root: Root) => treeOf(root.layout.root, 'to_encrypt').filter((name) => name.includes('->'));
+
+describe('after encrypt has removed a work link', () => {
+	it('it is made again when uploads/ holds a newer version that nothing waits for', async () => {
+		const root = newRoot();
+		put(root.layout.artifact(path), 'two', SECOND);
+		expect(await relinkIfOther(root, path, FIRST)).to.equal(true);
+		expect(links(root)).to.deep.equal([LINK]);
+		expect(await relinkIfOther(root, path, FIRST), 'now it waits').to.equal(false);
+	});
+
+	const NOT: [string, (root: Root) => Promise<void> | void][] = [
+		['it is the version that was sealed', (root) => put(root.layout.artifact(path), 'one', FIRST)],
+		[
+			'it is an older one, which must not replace what was sealed',
+			(root) => put(root.layout.artifact(path), 'zero', FIRST - 1000),
+		],
+		['the artifact is gone', () => undefined],
+		[
+			'the newer version waits in encrypted/ already',
+			(root) => {
+				put(root.layout.artifact(path), 'two', SECOND);
+				put(root.layout.sealed('b'.repeat(40), path), 'sealed two', SECOND);
+			},
+		],
+	];
+	for (const [what, prepare] of NOT) {
+		it(`it is not when ${what}`, async () => {
+			const root = newRoot();
+			await prepare(root);
+			expect(await relinkIfOther(root, path, FIRST)).to.equal(false);
+			expect(links(root)).to.deep.equal([]);
+		});
+	}
+});
+
+describe('after upload has put an object', () => {
+	const name = { keyId: KEY, path };
+
+	async function uploaded(root: Root) {
+		put(root.layout.sealed(KEY, path), 'sealed one', FIRST);
+		put(root.layout.sidecar(KEY, path), 'iv of one...', FIRST);
+		put(root.layout.artifact(path), 'one', FIRST);
+		const file = await openSealed(root, name);
+		if (file === undefined) throw new Error('not there');
+		return file;
+	}
+
+	it('its file and its sidecar are removed', async () => {
+		const root = newRoot();
+		const file = await uploaded(root);
+		await removeUploaded(root, name, file.stats);
+		await file.handle.close();
+		expect(treeOf(root.layout.root, 'encrypted')).to.deep.equal([`${KEY}/`, `${KEY}/d/`]);
+		expect(links(root)).to.deep.equal([]);
+	});
+
+	it('a file that has replaced it in the meantime stays, with its sidecar', async () => {
+		const root = newRoot();
+		const file = await uploaded(root);
+		put(root.layout.sealed(KEY, path), 'sealed two', SECOND);
+		put(root.layout.sidecar(KEY, path), 'iv of two...', SECOND);
+		await removeUploaded(root, name, file.stats);
+		await file.handle.close();
+		expect(readFileSync(root.layout.sealed(KEY, path), 'utf8')).to.equal('sealed two');
+		expect(readFileSync(root.layout.sidecar(KEY, path), 'utf8')).to.equal('iv of two...');
+	});
+
+	it('the same inode written anew is another version, and stays', async () => {
+		const root = newRoot();
+		const file = await uploaded(root);
+		utimesSync(root.layout.sealed(KEY, path), SECOND / 1000, SECOND / 1000);
+		await removeUploaded(root, name, file.stats);
+		await file.handle.close();
+		expect(lstatSync(root.layout.sealed(KEY, path)).size).to.be.above(0);
+	});
+
+	it('when it is gone, somebody else has uploaded: the artifact is encrypted and uploaded once more', async () => {
+		const root = newRoot();
+		const file = await uploaded(root);
+		rmSync(root.layout.sealed(KEY, path));
+		await removeUploaded(root, name, file.stats);
+		await file.handle.close();
+		expect(links(root)).to.deep.equal([LINK]);
+	});
+
+	it('a newer artifact that nothing waits for gets its work link', async () => {
+		const root = newRoot();
+		const file = await uploaded(root);
+		put(root.layout.artifact(path), 'two', SECOND);
+		await removeUploaded(root, name, file.stats);
+		await file.handle.close();
+		expect(links(root)).to.deep.equal([LINK]);
+	});
+});
+
+describe('publishing', () => {
+	async function staged(root: Root, content: string): Promise<Staging> {
+		const staging = await Staging.create(root, root.layout.toDecrypt, root.layout.fetchStaging(path));
+		await staging.handle.write(content);
+		return staging;
+	}
+
+	it('unless taken makes the name when it is free, and leaves no staging', async () => {
+		const root = newRoot();
+		expect(await (await staged(root, 'fetched')).publishUnlessTaken(root.layout.artifact(path))).to.equal(true);
+		expect(tree(root.layout.root)).to.deep.equal([
+			'to_decrypt/',
+			'to_decrypt/d/',
+			'uploads/',
+			'uploads/d/',
+			'uploads/d/x',
+		]);
+	});
+
+	it('unless taken refuses when somebody was quicker, whose file stays as it is', async () => {
+		const root = newRoot();
+		const staging = await staged(root, 'fetched');
+		put(root.layout.artifact(path), 'posted', SECOND);
+		expect(await staging.publishUnlessTaken(root.layout.artifact(path))).to.equal(false);
+		expect(readFileSync(root.layout.artifact(path), 'utf8')).to.equal('posted');
+		expect(treeOf(root.layout.root, 'to_decrypt')).to.deep.equal(['d/']);
+	});
+
+	it('replaces what was there, and what somebody reads stays whole', async () => {
+		const root = newRoot();
+		put(root.layout.artifact(path), 'old', FIRST);
+		const reader = await openArtifact(root, path);
+		await (await staged(root, 'new')).publishAs(root.layout.artifact(path));
+		expect(readFileSync(root.layout.artifact(path), 'utf8')).to.equal('new');
+		expect(await reader?.handle.readFile('utf8')).to.equal('old');
+		await reader?.handle.close();
+	});
+
+	it('that is dropped leaves neither file nor directory', async () => {
+		const root = newRoot();
+		const staging = await staged(root, 'half');
+		await staging.drop();
+		await staging.drop();
+		expect(tree(root.layout.root)).to.deep.equal(['to_decrypt/']);
+	});
+
+	it('with encryption: false is a hard link, also the second time', async () => {
+		const root = newRoot();
+		put(root.layout.artifact(path), 'one', FIRST);
+		for (let time = 0; time < 2; time++) {
+			await publishPlain(root, { keyId: KEY, path });
+			expect(lstatSync(root.layout.sealed(KEY, path)).ino).to.equal(lstatSync(root.layout.artifact(path)).ino);
+			expect(treeOf(root.layout.root, 'encrypting')).to.deep.equal([`${KEY}/`, `${KEY}/d/`]);
+		}
+	});
+});
+
+describe('a work link', () => {
+	it('is made once, points to the artifact absolutely, and is gone when it is removed', async () => {
+		const root = newRoot();
+		await placeWorkLink(root, path);
+		await placeWorkLink(root, path);
+		expect(links(root)).to.deep.equal([LINK]);
+		await removeWorkLink(root, path);
+		await removeWorkLink(root, path);
+		expect(links(root)).to.deep.equal([]);
+	});
+});
+
+describe('a staging file', () => {
+	it('is abandoned when its owner is dead, or unknown and a day old', async () => {
+		const root = newRoot();
+		const own = await Staging.create(root, root.layout.uploading, root.layout.uploading);
+		const mine = own.file.slice(dirname(own.file).length + 1);
+		await own.close();
+		const now = Date.now();
+		const old = now - 25 * 3_600_000;
+		expect(isAbandonedStaging(mine, now), 'mine').to.equal(false);
+		expect(isAbandonedStaging(mine.replace(/-\d+-(\d+)$/, '-1-$1'), now), 'my pid, another start').to.equal(true);
+		expect(isAbandonedStaging(mine.replace(/^(\.s3proxy-)[0-9a-f]+/, '$1ffffffff'), now), 'another boot').to.equal(
+			true,
+		);
+		const elsewhere = mine.replace(/^(\.s3proxy-[0-9a-f]+)-\d+/, '$1-1');
+		expect(isAbandonedStaging(elsewhere, now), 'another container').to.equal(false);
+		expect(isAbandonedStaging(elsewhere, old), 'another container, long ago').to.equal(true);
+		for (const other of ['x', '.s3proxy-', '.s3proxy-x', `${mine}x`, `x${mine}`]) {
+			expect(isAbandonedStaging(other, old), other).to.equal(false);
+		}
+	});
+});
+
+describe('an older version that turns up in uploads/', () => {
+	it('(a slow fetch has published it after the newer one was evicted) does not replace the newer one in the store', async () => {
+		const root = makeRoot({ config: PLAIN_CONFIG });
+		const built = await openBuilt(root);
+		const first = await built.ingest('d/x', 'one');
+		await built.encrypt();
+		await built.upload();
+		await built.ingest('d/x', 'two');
+		await built.encrypt();
+		put(join(root, 'uploads/d/x'), 'one', first);
+		await built.repair();
+		await built.upload();
+		await built.encrypt();
+		await built.upload();
+		rmSync(join(root, 'uploads'), { recursive: true });
+		await built.fetch('d/x');
+		expect(readFileSync(join(root, 'uploads/d/x'), 'utf8')).to.equal('two');
+	});
+});
