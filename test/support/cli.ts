@@ -20,7 +20,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-export const RUN = fileURLToPath(new URL('../../bin/run.js', import.meta.url));
+const RUN = fileURLToPath(new URL('../../bin/run.js', import.meta.url));
 
 export const DEFAULT_CONFIG = 'encryption: true\nstore: file:bucket\nfsync: false\n';
 export const PLAIN_CONFIG = 'encryption: false\nstore: file:bucket\nfsync: false\n';
