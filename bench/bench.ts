@@ -38,12 +38,19 @@ async function randomFile(name: string, bytes: number): Promise<string> {
 async function smallFiles(root: string, count: number, size: number): Promise<void> {
 	// Made directly in the state that ingest leaves: measured is what comes after.
 	const content = Buffer.alloc(size, 'artifact ');
+	const lockRecord = `${'0'.padEnd(16)}\n${'-'.padEnd(80)}\n`;
 	for (let directory = 0; directory < count / 100; directory++) {
-		const [uploads, links] = ['uploads', 'to_encrypt'].map((area) => join(root, area, `d${directory}`));
-		if (uploads === undefined || links === undefined) throw new Error('two areas');
-		await mkdir(uploads, { recursive: true });
-		await mkdir(links, { recursive: true });
-		for (let index = 0; index < 100; index++) await writeFile(join(uploads, `f${index}`), content);
+		const name = `d${directory}`;
+		const [uploads, links, locks] = [
+			join(root, 'uploads', name),
+			join(root, 'to_encrypt', name),
+			join(root, 'locks', name),
+		];
+		for (const made of [uploads, links, locks]) await mkdir(made, { recursive: true });
+		for (let index = 0; index < 100; index++) {
+			await writeFile(join(uploads, `f${index}`), content);
+			await writeFile(join(locks, `f${index}`), lockRecord);
+		}
 		await shell(`cd '${links}' && for f in '${uploads}'/*; do ln -s "$f"; done`);
 	}
 }
