@@ -41,6 +41,8 @@ export class Ingest {
 	#size = 0;
 	#digest: string | undefined;
 	#published = false;
+	/** Whether the marker is ours, and not of an ingest that died. */
+	#marked = false;
 
 	private constructor(context: Context, path: ArtifactPath, staging: Staging) {
 		this.#context = context;
@@ -73,7 +75,7 @@ export class Ingest {
 	async receive(source: AsyncIterable<Uint8Array>, options: { hash: boolean }): Promise<void> {
 		const { maxUploadSize } = this.#context.config;
 		const hash = options.hash ? createHash('sha256') : undefined;
-		const writer = new ChunkWriter(this.#staging.handle);
+		const writer = new ChunkWriter(this.#staging.handle, { writeBehind: this.#context.root.sync });
 		try {
 			for await (const chunk of source) {
 				this.#size += chunk.length;
@@ -150,7 +152,7 @@ export class Ingest {
 		const mtime = await nextVersion(this.#context, path, lock);
 		this.#staging.setVersion(mtime);
 		await this.#staging.syncData();
-		await placeMarker(root, path);
+		this.#marked = await placeMarker(root, path);
 		lock.setNewest(mtime);
 		lock.assertHeld();
 		// Commit point: readers see the new version, whole, from here on. The marker vouches for the work link.
@@ -165,7 +167,7 @@ export class Ingest {
 	/** Undoes, in the reverse order of creation, what a publish that failed has made. */
 	async #takeBack(): Promise<void> {
 		const { root } = this.#context;
-		await removeMarker(root, this.#path).catch(() => undefined);
+		if (this.#marked) await removeMarker(root, this.#path).catch(() => undefined);
 		const artifact = root.layout.artifact(this.#path);
 		await pruneUpwards(artifact.slice(0, artifact.lastIndexOf('/')), root.layout.uploads).catch(() => undefined);
 	}

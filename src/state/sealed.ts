@@ -127,8 +127,9 @@ export async function removeUploaded(root: Root, name: SealedName, uploaded: Sta
 		await unlink(root.layout.sealed(name.keyId, name.path));
 		await removeSidecar(root, name);
 		await relinkIfOther(root, name.path, versionOf(uploaded));
-	} else if (now === undefined && lookUp(root, name.path) !== undefined) {
-		await placeWorkLink(root, name.path);
+	} else if (now === undefined) {
+		const current = lookUp(root, name.path);
+		if (current !== undefined && versionOf(current) >= versionOf(uploaded)) await placeWorkLink(root, name.path);
 	}
 }
 

@@ -1,4 +1,4 @@
-import { lstatSync, mkdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { lstatSync, mkdirSync, readFileSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expect } from 'chai';
 import { artifactPath } from '../../src/state/artifact-path.js';
@@ -235,5 +235,30 @@ describe('an older version that turns up in uploads/', () => {
 		rmSync(join(root, 'uploads'), { recursive: true });
 		await built.fetch('d/x');
 		expect(readFileSync(join(root, 'uploads/d/x'), 'utf8')).to.equal('two');
+	});
+});
+
+describe('an ingest that fails under the lock', () => {
+	it('leaves the marker of an earlier one that died after its publish: it vouches for what readers see', async () => {
+		const root = makeRoot({ config: PLAIN_CONFIG });
+		const built = await openBuilt(root);
+		await built.ingest('d/x', 'one');
+		const [artifact, marker, link] = ['uploads', 'uploading', 'to_encrypt'].map((area) => `${root}/${area}/d/x`) as [
+			string,
+			string,
+			string,
+		];
+		rmSync(link);
+		writeFileSync(marker, '');
+		const spoil = () => {
+			renameSync(artifact, `${root}/aside`);
+			mkdirSync(artifact);
+		};
+		const error = await built.ingest('d/x', 'two', spoil).catch((thrown: unknown) => thrown);
+		expect(error).to.have.property('code', 'conflict');
+		rmSync(artifact, { recursive: true });
+		renameSync(`${root}/aside`, artifact);
+		expect(await built.repair()).to.deep.include('marker: uploading/d/x: made the work link');
+		expect(tree(root)).to.include('to_encrypt/d/x -> <root>/uploads/d/x');
 	});
 });

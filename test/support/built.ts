@@ -19,7 +19,8 @@ const { artifactPath } = await built<typeof import('../../src/state/artifact-pat
 /** The operations on one root; those that fail for an item throw what was logged. */
 export interface BuiltRoot {
 	readonly context: Context;
-	ingest(path: string, content: string | Uint8Array): Promise<number>;
+	/** @param atEnd runs when the content has come and nothing is published yet */
+	ingest(path: string, content: string | Uint8Array, atEnd?: () => void): Promise<number>;
 	encrypt(): Promise<number>;
 	upload(): Promise<number>;
 	fetch(path: string): Promise<number>;
@@ -45,9 +46,10 @@ export async function openBuilt(root: string): Promise<BuiltRoot> {
 	const all = { paths: [], jobs: 1 };
 	return {
 		context,
-		ingest: async (path, content) => {
+		ingest: async (path, content, atEnd) => {
 			const chunks = (async function* () {
 				yield Buffer.from(content);
+				atEnd?.();
 			})();
 			return (await ingestStream(context, chunks, artifactPath(path))).mtime;
 		},
