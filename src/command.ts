@@ -32,6 +32,7 @@ export abstract class S3proxyCommand extends Command {
 	};
 
 	#interruption: Interruption | undefined;
+	#progress: TerminalProgress | undefined;
 	#quiet = false;
 
 	/**
@@ -46,6 +47,7 @@ export abstract class S3proxyCommand extends Command {
 		this.#quiet = flags.quiet;
 		const visible = process.stderr.isTTY && !flags.quiet && !this.jsonEnabled();
 		const progress = createProgress({ visible });
+		this.#progress = progress;
 		const write = (line: string) => progress.above(() => process.stderr.write(line));
 		const interruption = new Interruption((line) => write(`${line}\n`));
 		this.#interruption = interruption;
@@ -80,7 +82,9 @@ export abstract class S3proxyCommand extends Command {
 
 	/** A line of human output; nothing with --quiet or --json. */
 	protected say(line: string): void {
-		if (!this.#quiet) this.log(line);
+		if (this.#quiet) return;
+		// The bar is on the same terminal.
+		this.#progress?.above(() => this.log(line));
 	}
 
 	/** Says what a run did (`encrypted`, `encrypt`) and sets the exit code. */

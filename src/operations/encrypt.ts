@@ -17,6 +17,7 @@ import { emptyResult, type RunResult, runItems } from './run-items.js';
 
 /** While one artifact is sealed, others have their locks taken and their directories synced. */
 const IN_FLIGHT_PER_WORKER = 4;
+const GROWTH_MS = 250;
 
 export interface EncryptOptions {
 	/** Only these; all that waits when empty. */
@@ -76,7 +77,6 @@ async function encryptOne(context: Context, pool: SealPool, key: Key, path: Arti
 			// Done: what waits now is the file in encrypted/.
 			await removeWorkLink(root, path);
 			await relinkIfOther(root, path, versionOf(artifact.stats));
-			context.progress.advance(0, size);
 			return size;
 		} finally {
 			await artifact.handle.close();
@@ -107,6 +107,7 @@ async function seal(
 	const directory = root.layout.sealStaging(key.id, path);
 	const { size } = artifact.stats;
 	const object = await Staging.create(root, root.layout.encrypting, directory, 0o600);
+	const growth = new Growth(context, object.handle.fd, size);
 	try {
 		const { iv } = await pool.sealFile({
 			sourceFd: artifact.handle.fd,
@@ -116,6 +117,7 @@ async function seal(
 			path,
 			fsync: false,
 		});
+		growth.end();
 		// Tells the version that was sealed; upload says it to the store.
 		object.setVersion(versionOf(artifact.stats));
 		await object.syncData();
@@ -123,8 +125,39 @@ async function seal(
 		lock.assertHeld();
 		await publishSealed(root, { keyId: key.id, path }, object, iv);
 	} catch (error) {
+		growth.stop();
 		await object.drop();
 		throw explain(error, `sealing ${path}`);
+	}
+}
+
+/** Tells how far a thread has come with a large file, by looking at what it writes. */
+class Growth {
+	readonly #context: Context;
+	readonly #size: number;
+	readonly #timer: NodeJS.Timeout;
+	#told = 0;
+
+	constructor(context: Context, fd: number, size: number) {
+		this.#context = context;
+		this.#size = size;
+		this.#timer = setInterval(() => this.#tell(fstatSync(fd).size), GROWTH_MS);
+	}
+
+	end(): void {
+		this.stop();
+		this.#tell(this.#size);
+	}
+
+	stop(): void {
+		clearInterval(this.#timer);
+	}
+
+	#tell(written: number): void {
+		// What is written has tags, which nobody counts.
+		const bytes = Math.min(written, this.#size);
+		this.#context.progress.advance(0, bytes - this.#told);
+		this.#told = bytes;
 	}
 }
 
@@ -140,6 +173,7 @@ async function passOn(
 		assertUnchanged(context, path, artifact);
 		lock.assertHeld();
 		await publishPlain(context.root, { keyId: key.id, path });
+		context.progress.advance(0, artifact.stats.size);
 	} catch (error) {
 		throw explain(error, `passing ${path} on`);
 	}
