@@ -21,7 +21,9 @@ export default class Repair extends S3proxyCommand {
 				this.say(`${finding.what}: ${finding.where}: ${finding.done}`);
 			};
 			const repaired = await repair(context, report, { dryRun: flags['dry-run'] });
-			if (repaired.errors.length === 0) this.say(`the root is sound; ${countText(repaired.findings, 'finding')}`);
+			const found = countText(repaired.findings, 'finding');
+			if (flags['dry-run']) this.say(`${found}; nothing was changed`);
+			else if (repaired.errors.length === 0) this.say(`the root is sound; ${found}`);
 			process.exitCode = repaired.errors[0]?.outcome.exit ?? 0;
 			return { findings, errors: repaired.errors.map(({ message }) => message) };
 		});
