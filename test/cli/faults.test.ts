@@ -20,6 +20,7 @@ import {
 	tree,
 	treeOf,
 } from '../support/cli.js';
+import { needs } from '../support/needs.ts';
 
 const PATH = 'd/x';
 const PRELOAD = fileURLToPath(new URL('../support/crash-at.js', import.meta.url));
@@ -251,10 +252,7 @@ describe('a full disk', () => {
 
 	it('makes an ingest fail with a clear error, leaves no staging and loses nothing; the next run recovers', async function () {
 		const root = makeDirectory();
-		if (!mounted(root)) {
-			// Needs the right to mount.
-			this.skip();
-		}
+		needs(this, mounted(root), 'the right to mount');
 		try {
 			writeFileSync(join(root, 'config.yaml'), DURABLE);
 			expect((await s3proxy(root, ['rotate-key'])).code).to.equal(0);

@@ -3,6 +3,7 @@ import { chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { addKey, keyId, makeDirectory, makeRoot, s3proxy, treeOf } from '../support/cli.ts';
+import { needs } from '../support/needs.ts';
 import { config, intercept, send, serve, serveHere, store } from '../support/serve.ts';
 
 const S3_TO_NOWHERE = 's3: {endpoint: "http://127.0.0.1:1", region: us-east-1, attempts: 1, force_path_style: true}\n';
@@ -47,7 +48,7 @@ describe('failures, as a client sees them', () => {
 	it('a disk that is full: 507, and the staging is gone', async function () {
 		const root = makeDirectory();
 		const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', root]).status === 0;
-		if (!mounted) this.skip();
+		needs(this, mounted, 'the right to mount');
 		try {
 			writeFileSync(join(root, 'config.yaml'), config());
 			addKey(root, 'private_key');
