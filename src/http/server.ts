@@ -8,8 +8,9 @@ import { S3proxyError } from '../errors.js';
 import { SharedFetches } from '../operations/fetch.js';
 import { answerError, answerProblem } from './answer.js';
 import { deferred } from './deferred.js';
-import { closed, type Exchange } from './exchange.js';
+import { closed, type Exchange, targetOfRequest } from './exchange.js';
 import { get } from './get.js';
+import { answerHealth, HEALTH_TARGET } from './health.js';
 import { listenOn } from './listen.js';
 import { post } from './post.js';
 
@@ -131,6 +132,7 @@ export class HttpServer {
 		}
 		if (method === 'POST') return post(exchange);
 		if (method === 'GET' || method === 'HEAD') {
+			if (targetOfRequest(exchange.request) === HEALTH_TARGET) return answerHealth(exchange);
 			return get(exchange, { fetches: this.#fetches, longPollMs: this.#longPollMs });
 		}
 		const headers = { Allow: 'GET, HEAD, POST' };

@@ -20,6 +20,7 @@ import {
 	tree,
 	treeOf,
 } from '../support/cli.js';
+import { strideOf } from '../support/extent.ts';
 import { needs } from '../support/needs.ts';
 
 const PATH = 'd/x';
@@ -41,7 +42,7 @@ interface Crash {
 	readonly args: readonly string[];
 	/** What the newest version may be afterwards, undefined: none; the last one is what it is when the command succeeded. */
 	readonly versions: readonly (string | undefined)[];
-	/** Only every so many-th call, unless CRASH_ALL is set: a start of the command line takes a third of a second. */
+	/** Only every so many-th call in the fast part. */
 	readonly stride: number;
 }
 
@@ -133,7 +134,7 @@ async function crashAt(n: number, { what, prepare, args, versions }: Crash): Pro
 /** Kills at the first call, the second, … until the command ends by itself. */
 async function crashEverywhere(crash: Crash): Promise<void> {
 	let [next, survived] = [1, false];
-	const stride = process.env.CRASH_ALL === undefined ? crash.stride : 1;
+	const stride = strideOf(crash.stride);
 	const worker = async () => {
 		while (!survived) {
 			const n = next;
