@@ -6,19 +6,24 @@ import { repairMarkers } from '../operations/repair.js';
 import { rotateKey } from '../operations/rotate-key.js';
 import { HttpServer } from './server.js';
 
+const OPEN_TO_ALL =
+	'uploads need no token, and other machines can reach this one: whoever does can store and replace every artifact. ' +
+	'Listen on loopback, or set auth: in config.yaml and make tokens with s3proxy add-token';
+
 /**
  * Makes a key if there is none, mends what a crash left between publish and work link, then serves until `stopping`.
- * @throws S3proxyError `bad-key`; `bad-config` when it cannot listen
+ * @throws S3proxyError `bad-key`; `bad-config` when it cannot listen, or the file of credentials is not in order
  */
 export async function serve(context: Context): Promise<void> {
-	const { log, stopping } = context;
+	const { config, log, stopping } = context;
 	if ((await context.keyringIfAny()) === undefined) {
 		const { newKeyId, file } = await rotateKey(context);
 		log.warn(`there was no key, so one was made: ${file}; keep a copy of it in a safe place`, { keyId: newKeyId });
 	}
 	await repairMarkers(context, ({ what, where, done }) => log.info(`${what}: ${where}: ${done}`));
 	const server = new HttpServer(context);
-	const { address } = await server.listen();
+	const { address, openToOthers } = await server.listen();
+	if (openToOthers && config.auth === undefined) log.warn(OPEN_TO_ALL);
 	log.info(`listening on ${address}`);
 	if (!stopping.aborted) await once(stopping, 'abort');
 	await server.stop();

@@ -6,12 +6,13 @@ import type { Duplex } from 'node:stream';
 import type { Context } from '../context.js';
 import { S3proxyError } from '../errors.js';
 import { SharedFetches } from '../operations/fetch.js';
+import { Access } from './access.js';
 import { answerError, answerProblem } from './answer.js';
 import { deferred } from './deferred.js';
 import { closed, type Exchange, targetOfRequest } from './exchange.js';
 import { get } from './get.js';
 import { answerHealth, HEALTH_TARGET } from './health.js';
-import { listenOn } from './listen.js';
+import { isOpenToOthers, listenOn } from './listen.js';
 import { post } from './post.js';
 
 const HEADERS_TIMEOUT_MS = 10_000;
@@ -31,8 +32,16 @@ export interface HttpServerOptions {
 	readonly graceMs?: number;
 }
 
+export interface Listening {
+	/** For people: `http://127.0.0.1:9292` or `unix:/path`. */
+	readonly address: string;
+	/** Whether other machines can reach it. */
+	readonly openToOthers: boolean;
+}
+
 export class HttpServer {
 	readonly #context: Context;
+	readonly #access: Access | undefined;
 	readonly #server: Server;
 	readonly #fetches: SharedFetches;
 	readonly #longPollMs: number;
@@ -43,6 +52,7 @@ export class HttpServer {
 
 	constructor(context: Context, { longPollMs = LONG_POLL_MS, graceMs = GRACE_MS }: HttpServerOptions = {}) {
 		this.#context = context;
+		this.#access = context.config.auth === undefined ? undefined : new Access(context.config.auth);
 		this.#fetches = new SharedFetches(context);
 		this.#longPollMs = longPollMs;
 		this.#graceMs = graceMs;
@@ -61,12 +71,13 @@ export class HttpServer {
 
 	/**
 	 * Begins to take connections.
-	 * @returns where, for people: `http://127.0.0.1:9292` or `unix:/path`
 	 * @throws S3proxyError `bad-config`
 	 */
-	async listen(): Promise<{ address: string }> {
+	async listen(): Promise<Listening> {
 		const { config, root } = this.#context;
-		return { address: await listenOn(this.#server, config.listen, root.layout.root) };
+		this.#access?.check();
+		const address = await listenOn(this.#server, config.listen, root.layout.root);
+		return { address, openToOthers: isOpenToOthers(this.#server) };
 	}
 
 	/**
@@ -130,7 +141,7 @@ export class HttpServer {
 			exchange.response.setHeader('Connection', 'close');
 			throw new S3proxyError('stopping', 's3proxy is shutting down', { hint: 'Try again in a moment.' });
 		}
-		if (method === 'POST') return post(exchange);
+		if (method === 'POST') return post(exchange, this.#access);
 		if (method === 'GET' || method === 'HEAD') {
 			if (targetOfRequest(exchange.request) === HEALTH_TARGET) return answerHealth(exchange);
 			return get(exchange, { fetches: this.#fetches, longPollMs: this.#longPollMs });
