@@ -26,7 +26,7 @@ export async function post(exchange: Exchange, access: Access | undefined): Prom
 	if (Number(request.headers['content-length'] ?? 0) > limit) throw tooLarge(path, context.config.maxUploadSize);
 	const ingest = await Ingest.begin(context, path);
 	try {
-		if (exchange.awaitsContinue) response.writeContinue();
+		if (exchange.expects === 'continue') response.writeContinue();
 		const stored = await receive(exchange, { ingest, path, boundary, inHeader, limit });
 		await acknowledge(exchange, stored, by);
 	} catch (error) {

@@ -8,6 +8,7 @@ import { S3proxyError } from '../errors.js';
 import { SharedFetches } from '../operations/fetch.js';
 import { Access } from './access.js';
 import { answerError, answerProblem } from './answer.js';
+import { Connections } from './connections.js';
 import { deferred } from './deferred.js';
 import { closed, type Exchange, targetOfRequest } from './exchange.js';
 import { get } from './get.js';
@@ -19,6 +20,7 @@ const HEADERS_TIMEOUT_MS = 10_000;
 const CHECK_INTERVAL_MS = 2_000;
 /** Longer than the edge keeps idle connections, so that it is not us who closes one it is about to use. */
 const KEEP_ALIVE_MS = 70_000;
+const METHODS = 'GET, HEAD, POST';
 const SOCKET_BUFFER = 256 * 2 ** 10;
 /** Default of `longPollMs`; the edge's first_byte_timeout is this and a margin. */
 const LONG_POLL_MS = 20_000;
@@ -48,6 +50,7 @@ export class HttpServer {
 	readonly #graceMs: number;
 	/** Requests under way. */
 	readonly #running = new Map<ServerResponse, Promise<void>>();
+	readonly #connections = new Connections();
 	#stopping = false;
 
 	constructor(context: Context, { longPollMs = LONG_POLL_MS, graceMs = GRACE_MS }: HttpServerOptions = {}) {
@@ -64,8 +67,8 @@ export class HttpServer {
 			keepAliveTimeout: KEEP_ALIVE_MS,
 			highWaterMark: SOCKET_BUFFER,
 		});
-		this.#server.on('request', (request, response) => this.#take(request, response, false));
-		this.#server.on('checkContinue', (request, response) => this.#take(request, response, true));
+		this.#server.on('request', (request, response) => this.#take(request, response, 'none'));
+		this.#server.on('checkContinue', (request, response) => this.#take(request, response, 'continue'));
 		this.#server.on('clientError', (error: NodeJS.ErrnoException, socket) => this.#refuse(error, socket));
 	}
 
@@ -113,16 +116,17 @@ export class HttpServer {
 		abandon.removeEventListener('abort', onAbandon);
 	}
 
-	#take(request: IncomingMessage, response: ServerResponse, awaitsContinue: boolean): void {
+	#take(request: IncomingMessage, response: ServerResponse, expects: 'none' | 'continue'): void {
 		// A connection that breaks is noticed by whoever reads or writes; it must not be an uncaught error meanwhile.
 		request.on('error', () => undefined);
 		response.on('error', () => undefined);
-		const exchange = { context: this.#context, request, response, awaitsContinue };
-		const running = this.#answer(exchange).finally(() => {
+		const exchange = { context: this.#context, request, response, expects };
+		const answered = this.#connections.inTurn(request, response, () => this.#answer(exchange));
+		const running = answered?.finally(() => {
 			this.#running.delete(response);
 			if (this.#stopping) this.#server.closeIdleConnections();
 		});
-		this.#running.set(response, running);
+		if (running !== undefined) this.#running.set(response, running);
 	}
 
 	/** Never rejects; resolves when the answer is out or the connection gone. */
@@ -146,29 +150,30 @@ export class HttpServer {
 			if (targetOfRequest(exchange.request) === HEALTH_TARGET) return answerHealth(exchange);
 			return get(exchange, { fetches: this.#fetches, longPollMs: this.#longPollMs });
 		}
-		const headers = { Allow: 'GET, HEAD, POST' };
+		const headers = { Allow: METHODS };
 		return answerProblem(exchange, { status: 405, line: `there is no ${method} here`, headers });
 	}
 
 	/** Something that is not HTTP, or not in time. */
-	#refuse({ code }: NodeJS.ErrnoException, socket: Duplex): void {
-		const answered = [...this.#running.keys()].some(
-			(response) => response.socket === (socket as Socket) && response.headersSent,
-		);
-		if (!socket.writable || code === 'ECONNRESET' || answered) {
-			socket.destroy();
-			return;
-		}
-		const [status, line] = refusalOf(code);
-		const body = `${line}\n`;
-		const head = [
-			`HTTP/1.1 ${status}`,
-			'Content-Type: text/plain; charset=utf-8',
-			`Content-Length: ${body.length}`,
-			'Connection: close',
-		];
-		socket.end(`${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
+	#refuse({ code }: NodeJS.ErrnoException, duplex: Duplex): void {
+		const socket = duplex as Socket;
+		const fate = !socket.writable || code === 'ECONNRESET' ? 'cut' : this.#connections.afterNonsense(socket);
+		if (fate === 'cut') socket.destroy();
+		if (fate === 'answer') endWith(socket, ...refusalOf(code));
 	}
+}
+
+/** The last that is said on a connection, where there is no request that could be answered. */
+function endWith(socket: Duplex, status: string, line: string, ...headers: string[]): void {
+	const body = `${line}\n`;
+	const head = [
+		`HTTP/1.1 ${status}`,
+		'Content-Type: text/plain; charset=utf-8',
+		`Content-Length: ${body.length}`,
+		'Connection: close',
+		...headers,
+	];
+	socket.end(`${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
 }
 
 function refusalOf(code: string | undefined): [status: string, line: string] {

@@ -6,3 +6,8 @@ const LONG = process.env.S3PROXY_TEST_LONG === '1';
 export function strideOf(fast: number): number {
 	return LONG ? 1 : fast;
 }
+
+/** One number in the fast part, another in the long one. */
+export function extentOf({ fast, long }: { fast: number; long: number }): number {
+	return LONG ? long : fast;
+}
