@@ -8,7 +8,7 @@ export interface Exchange {
 	readonly request: IncomingMessage;
 	readonly response: ServerResponse;
 	/** `continue`: the client sends its body only when it is told to (`Expect: 100-continue`). */
-	readonly expects: 'none' | 'continue';
+	readonly expects: 'none' | 'continue' | 'unknown';
 }
 
 /** The path and query of a request: `/a/b?c`, also when the client sent `http://host/a/b?c`. */

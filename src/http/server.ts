@@ -11,6 +11,7 @@ import { answerError, answerProblem } from './answer.js';
 import { Connections } from './connections.js';
 import { deferred } from './deferred.js';
 import { closed, type Exchange, targetOfRequest } from './exchange.js';
+import { assertUnambiguous } from './framing.js';
 import { get } from './get.js';
 import { answerHealth, HEALTH_TARGET } from './health.js';
 import { isOpenToOthers, listenOn } from './listen.js';
@@ -66,9 +67,15 @@ export class HttpServer {
 			connectionsCheckingInterval: CHECK_INTERVAL_MS,
 			keepAliveTimeout: KEEP_ALIVE_MS,
 			highWaterMark: SOCKET_BUFFER,
+			// We look ourselves, and say what is wrong.
+			requireHostHeader: false,
 		});
 		this.#server.on('request', (request, response) => this.#take(request, response, 'none'));
 		this.#server.on('checkContinue', (request, response) => this.#take(request, response, 'continue'));
+		this.#server.on('checkExpectation', (request, response) => this.#take(request, response, 'unknown'));
+		this.#server.on('connect', ({ method }, socket) => {
+			endWith(socket, '405 Method Not Allowed', `there is no ${method} here`, `Allow: ${METHODS}`);
+		});
 		this.#server.on('clientError', (error: NodeJS.ErrnoException, socket) => this.#refuse(error, socket));
 	}
 
@@ -116,7 +123,7 @@ export class HttpServer {
 		abandon.removeEventListener('abort', onAbandon);
 	}
 
-	#take(request: IncomingMessage, response: ServerResponse, expects: 'none' | 'continue'): void {
+	#take(request: IncomingMessage, response: ServerResponse, expects: 'none' | 'continue' | 'unknown'): void {
 		// A connection that breaks is noticed by whoever reads or writes; it must not be an uncaught error meanwhile.
 		request.on('error', () => undefined);
 		response.on('error', () => undefined);
@@ -144,6 +151,10 @@ export class HttpServer {
 		if (this.#stopping || this.#context.stopping.aborted) {
 			exchange.response.setHeader('Connection', 'close');
 			throw new S3proxyError('stopping', 's3proxy is shutting down', { hint: 'Try again in a moment.' });
+		}
+		assertUnambiguous(exchange.request, exchange.response);
+		if (exchange.expects === 'unknown') {
+			return answerProblem(exchange, { status: 417, line: 'the only Expect that is understood is 100-continue' });
 		}
 		if (method === 'POST') return post(exchange, this.#access);
 		if (method === 'GET' || method === 'HEAD') {
