@@ -128,7 +128,11 @@ describe('config.yaml', () => {
 		['s3:\n  region: 5', 2, /s3\.region/],
 		['s3:\n  region: ""', 2, /s3\.region/],
 		['s3: true', 1, /s3 must be a mapping/],
-		['encryption: true\nencrypt: true', 2, /unknown key encrypt; known are accept_plain, auth, client_timeout, encryption/],
+		[
+			'encryption: true\nencrypt: true',
+			2,
+			/unknown key encrypt; known are accept_plain, auth, client_timeout, encryption/,
+		],
 		['s3:\n  region: x\n  acces_key: y', 3, /unknown key s3\.acces_key; known are attempts/],
 		['1: 2', 1, /unknown key 1/],
 		['? [a]\n: b', 1, /unknown key/],
