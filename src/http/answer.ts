@@ -3,7 +3,7 @@
 import { type IncomingMessage, type OutgoingHttpHeaders, STATUS_CODES } from 'node:http';
 import { explain, isS3proxyError, type S3proxyError } from '../errors.js';
 import { describeError, type Log } from '../log.js';
-import type { Exchange } from './exchange.js';
+import { type Exchange, targetOfRequest } from './exchange.js';
 
 /** How much is still taken from a client that has its answer and sends on: ordinary clients see the answer meanwhile. */
 const LINGER_BYTES = 4 * 2 ** 20;
@@ -35,7 +35,8 @@ export async function answerProblem(exchange: Exchange, { status, line, headers 
 /** Sends what was thrown, with the status of the one table, and logs what an operator has to know of. */
 export async function answerError(exchange: Exchange, thrown: unknown): Promise<void> {
 	const { context, request, response } = exchange;
-	const doing = `${request.method} ${request.url}`;
+	// Without query, user and password: they are nobody's business, and may be secrets.
+	const doing = `${request.method} ${targetOfRequest(request).split('?', 1)[0]}`;
 	const error = explain(thrown, doing);
 	const known = isS3proxyError(error);
 	const { status } = known ? error.outcome : { status: 500 };
