@@ -7,7 +7,7 @@ export function strideOf(fast: number): number {
 	return LONG ? 1 : fast;
 }
 
-/** One number in the fast part, another in the long one. */
-export function extentOf({ fast, long }: { fast: number; long: number }): number {
+/** One thing in the fast part, another in the long one. */
+export function extentOf<T>({ fast, long }: { fast: T; long: T }): T {
 	return LONG ? long : fast;
 }

@@ -96,7 +96,7 @@ function hasStaging(directory: string): boolean {
 }
 
 /** VmHWM of a process, in MiB. */
-export function peakMemory(pid: number | undefined): number {
+function peakMemory(pid: number | undefined): number {
 	const [, kib] = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
 	return Math.round(Number(kib) / 1024);
 }
