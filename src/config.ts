@@ -2,7 +2,7 @@
 
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
-import { isAbsolute, join } from 'node:path';
+import { isAbsolute, join, resolve } from 'node:path';
 import { isMap, isScalar, LineCounter, type ParsedNode, parseDocument, type YAMLMap } from 'yaml';
 import { S3proxyError } from './errors.js';
 import { isErrno } from './fs/durable.js';
@@ -39,6 +39,8 @@ export interface Config {
 	readonly listen: string;
 	/** Seconds without a byte from or to an HTTP client. */
 	readonly clientTimeout: number;
+	/** The file that says who may upload, absolute; undefined: everybody may. */
+	readonly auth: string | undefined;
 	readonly s3: S3Config;
 }
 
@@ -142,7 +144,7 @@ function storeAddress(text: string, root: string): StoreAddress {
 /**
  * @param text the content of config.yaml
  * @param file its name, for errors
- * @param root what a relative `file:` store is relative to
+ * @param root what a relative `file:` store and `auth` are relative to
  * @throws S3proxyError `bad-config`, naming the key and the line
  */
 export function parseConfig(text: string, file: string, root: string): Config {
@@ -167,6 +169,7 @@ export function parseConfig(text: string, file: string, root: string): Config {
 		/^(file:.+|s3:\/\/[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\/?)$/,
 		'file:DIRECTORY or s3://BUCKET',
 	);
+	const auth = top.text('auth', /./, 'the path of a file');
 	const config: Config = {
 		encryption: top.boolean('encryption', true),
 		store: storeAddress((store ?? 'file:bucket').replace(/\/$/, ''), root),
@@ -184,6 +187,7 @@ export function parseConfig(text: string, file: string, root: string): Config {
 				'ADDRESS:PORT or the path of a unix socket',
 			) ?? '127.0.0.1:9292',
 		clientTimeout: top.number('client_timeout', 1, 86_400, 'seconds') ?? 60,
+		auth: auth === undefined ? undefined : resolve(root, auth),
 		s3: {
 			region: s3.text('region', /./, 'a region name'),
 			endpoint: s3.text('endpoint', /^https?:\/\/[^/]/, 'a URL such as https://s3.example.org'),

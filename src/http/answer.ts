@@ -1,13 +1,15 @@
 /** How answers that are not a file leave: one line of text, or a problem document, also while the client still sends. */
 
 import { type IncomingMessage, type OutgoingHttpHeaders, STATUS_CODES } from 'node:http';
-import { explain, isS3proxyError } from '../errors.js';
+import { explain, isS3proxyError, type S3proxyError } from '../errors.js';
 import { describeError, type Log } from '../log.js';
-import type { Exchange } from './exchange.js';
+import { type Exchange, targetOfRequest } from './exchange.js';
 
 /** How much is still taken from a client that has its answer and sends on: ordinary clients see the answer meanwhile. */
 const LINGER_BYTES = 4 * 2 ** 20;
 const LINGER_MS = 2000;
+/** What a client that may not upload is asked for. */
+const CHALLENGE = 'Bearer realm="s3proxy", Basic realm="s3proxy"';
 
 /** One line for the client. */
 export interface Answer {
@@ -33,18 +35,24 @@ export async function answerProblem(exchange: Exchange, { status, line, headers 
 /** Sends what was thrown, with the status of the one table, and logs what an operator has to know of. */
 export async function answerError(exchange: Exchange, thrown: unknown): Promise<void> {
 	const { context, request, response } = exchange;
-	const doing = `${request.method} ${request.url}`;
+	// Without query, user and password: they are nobody's business, and may be secrets.
+	const doing = `${request.method} ${targetOfRequest(request).split('?', 1)[0]}`;
 	const error = explain(thrown, doing);
 	const known = isS3proxyError(error);
-	const { status, retryAfter } = known ? error.outcome : { status: 500, retryAfter: undefined };
+	const { status } = known ? error.outcome : { status: 500 };
 	if (status >= 500) logError(context.log, doing, status, error);
 	// Too late for another status; a connection that breaks off is what tells the client.
 	if (response.headersSent) {
 		response.destroy();
 		return;
 	}
-	const headers = retryAfter === undefined ? {} : { 'Retry-After': String(retryAfter) };
+	const headers = known ? headersOf(error) : {};
 	await answerProblem(exchange, { status, line: known ? describeError(error) : 'internal error', headers });
+}
+
+function headersOf({ code, outcome: { retryAfter } }: S3proxyError): OutgoingHttpHeaders {
+	if (code === 'unauthorized') return { 'WWW-Authenticate': CHALLENGE };
+	return retryAfter === undefined ? {} : { 'Retry-After': String(retryAfter) };
 }
 
 function logError(log: Log, request: string, status: number, error: unknown): void {

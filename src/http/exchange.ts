@@ -7,8 +7,8 @@ export interface Exchange {
 	readonly context: Context;
 	readonly request: IncomingMessage;
 	readonly response: ServerResponse;
-	/** The client sends its body only when it is told to (`Expect: 100-continue`). */
-	readonly awaitsContinue: boolean;
+	/** `continue`: the client sends its body only when it is told to (`Expect: 100-continue`). */
+	readonly expects: 'none' | 'continue' | 'unknown';
 }
 
 /** The path and query of a request: `/a/b?c`, also when the client sent `http://host/a/b?c`. */

@@ -6,3 +6,8 @@ const LONG = process.env.S3PROXY_TEST_LONG === '1';
 export function strideOf(fast: number): number {
 	return LONG ? 1 : fast;
 }
+
+/** One thing in the fast part, another in the long one. */
+export function extentOf<T>({ fast, long }: { fast: T; long: T }): T {
+	return LONG ? long : fast;
+}

@@ -40,7 +40,7 @@ export async function serve(options: RootOptions & RunOptions & { root?: string 
 		log += chunk;
 	});
 	const end = ended(child);
-	const address = () => /listening on (\S+)/.exec(log)?.[1];
+	const address = () => /listening on ([^\s"]+)/.exec(log)?.[1];
 	await until(() => address() !== undefined || child.exitCode !== null);
 	const url = address();
 	if (url === undefined) throw new Error(`serve did not come up: ${log}`);
