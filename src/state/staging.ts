@@ -31,6 +31,7 @@ export class Staging {
 	readonly #root: Root;
 	readonly #area: string;
 	#closed = false;
+	#published = false;
 
 	private constructor(root: Root, area: string, file: string, handle: FileHandle) {
 		this.#root = root;
@@ -90,7 +91,14 @@ export class Staging {
 	/** Gives the finished file its name, replacing what had it: the commit point. The name is durable when this returns. */
 	async publishAs(target: string): Promise<void> {
 		await this.close();
-		await publishByRename(this.#root, this.file, target);
+		await inDirectory(dirname(target), this.#root.sync, () => rename(this.file, target));
+		this.#published = true;
+		if (this.#root.sync) await syncDirectory(dirname(target));
+	}
+
+	/** Whether `publishAs` has come to its commit point: what fails after it does not take the name back. */
+	get isPublished(): boolean {
+		return this.#published;
 	}
 
 	/** The same, unless the name is taken: then false, and the staging is dropped. */
