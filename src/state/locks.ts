@@ -8,7 +8,7 @@ import { mkdirSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { S3proxyError } from '../errors.js';
-import { isErrno } from '../fs/durable.js';
+import { isErrno, lstatIfThere } from '../fs/durable.js';
 import { type ArtifactPath, RESERVED_PREFIX } from './artifact-path.js';
 import { Held, type HeldLock, lockDirectory, type PathLock, STALE_MS } from './held-lock.js';
 import type { Layout, LockNames, RunStage } from './layout.js';
@@ -68,6 +68,19 @@ export class Locks {
 	async clearIfDead(names: LockNames, dryRun: boolean): Promise<boolean> {
 		if (!isAbandoned(names)) return false;
 		return dryRun || clearAbandoned(names);
+	}
+
+	/**
+	 * Removes the record of a lock that nobody holds, by taking that lock: so it is nobody else's by now.
+	 * @returns whether it was (with `dryRun`: whether it would be)
+	 */
+	async clearIfAlone(names: LockNames, dryRun: boolean): Promise<boolean> {
+		if (names.keepFile || lockDirectory(names.directory) !== undefined) return false;
+		if (lstatIfThere(names.file) === undefined) return false;
+		if (dryRun) return true;
+		const held = await this.#tryAcquire(names, 'a lock that nobody holds');
+		await held?.release();
+		return held !== undefined;
 	}
 
 	#limited(path: ArtifactPath, signal: AbortSignal): Patience {

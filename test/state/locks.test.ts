@@ -232,6 +232,7 @@ describe('the lock of a path', () => {
 			writeFileSync(file, `${'77'.padEnd(16)}\n${other.padEnd(80)}\n`);
 		});
 		expect(readFileSync(file, 'latin1')).to.contain(other);
+		expect(existsSync(directory), 'his lock directory').to.equal(true);
 	});
 
 	describe('between processes', () => {
