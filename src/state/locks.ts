@@ -162,19 +162,28 @@ function isAbandoned({ file, directory }: LockNames): boolean {
 
 /**
  * Takes an abandoned lock away: one process at a time, which looks again. Of many that wait for one dead owner, each would
- * otherwise take away the lock of him who was quicker. A claim that its maker died with is a lock that `repair` clears.
+ * otherwise take away the lock of him who was quicker.
  */
 function clearAbandoned(names: LockNames): boolean {
 	const name = basename(names.directory).slice(RESERVED_PREFIX.length);
 	const claim = join(dirname(names.directory), `${RESERVED_PREFIX}dead-${name}`);
-	if (!succeeds(() => mkdirSync(claim), 'EEXIST', 'ENOENT')) return false;
+	if (!takeClaim(claim)) return false;
 	try {
 		if (!isAbandoned(names)) return false;
 		if (!names.keepFile) rmSync(names.file, { force: true });
 		return succeeds(() => rmdirSync(names.directory), 'ENOENT');
 	} finally {
-		rmdirSync(claim);
+		succeeds(() => rmdirSync(claim), 'ENOENT');
 	}
+}
+
+/** A claim is there for a moment; an older one is of a process that died with it. */
+function takeClaim(claim: string): boolean {
+	const make = () => succeeds(() => mkdirSync(claim), 'EEXIST', 'ENOENT');
+	if (make()) return true;
+	const others = lockDirectory(claim);
+	if (others === undefined || others.mtimeMs > Date.now() - OWNERLESS_MS) return false;
+	return succeeds(() => rmdirSync(claim), 'ENOENT') && make();
 }
 
 /** Whether `call` did not fail with one of these codes. */

@@ -390,6 +390,18 @@ describe('the locks on disk', () => {
 		]);
 	});
 
+	it('of the dead are cleared although somebody died while he cleared them', async () => {
+		const names = layout.lock('path', path);
+		const claim = join(dirname(names.directory), `.s3proxy-dead-${names.directory.split('.s3proxy-')[1]}`);
+		const longAgo = new Date(Date.now() - 31_000);
+		for (const directory of [names.directory, claim]) {
+			mkdirSync(directory, { recursive: true });
+			utimesSync(directory, longAgo, longAgo);
+		}
+		expect(await locks.clearIfDead(names, false)).to.equal(true);
+		expect(tree(root)).to.deep.equal(['locks/', 'locks/a/']);
+	});
+
 	it('that nobody can tell the owner of are dead when they have not been touched for 30 s', async () => {
 		const names = layout.lock('path', path);
 		mkdirSync(names.directory, { recursive: true });
