@@ -1,75 +1,79 @@
-// A preload (`node --import`) that kills the process with SIGKILL right before its n-th call that changes a file system.
-//   CRASH_LOG   a file outside the root, to which every such call appends its name: 64 bytes each
-//   CRASH_AT    n; 0: only count
+// A preload (`node --import`) that does something bad to the process at its n-th call that changes the root, or at its n-th
+// request to the store, whatever comes.
+//   FAULT_ROOT    the directory whose calls count
+//   FAULT_LOG     a file outside, to which every such call appends its name: 160 bytes each, "!" first where the fault was
+//   FAULT_AT      n; 0: only count
+//   FAULT_MATCH   instead of FAULT_AT: the first call whose name and paths match
+//   FAULT_MODE    kill, kill-after, hold (SIGSTOP before the call), or an errno, which the call fails with
+//   FAULT_STICKY  1: with an errno, also every later call that needs space; 2: every later call
+//   FAULT_READS   1: opening and reading count too
 // The log is shared by all threads of the process, which its length therefore counts.
 
 import fs from 'node:fs';
-import { syncBuiltinESMExports } from 'node:module';
+import { constants } from 'node:os';
+import { interceptCalls } from './fs-calls.js';
 
-const at = Number(process.env.CRASH_AT ?? 0);
-const log = fs.openSync(process.env.CRASH_LOG, 'a+');
-const { fstatSync, writeSync } = fs;
-const RECORD = 64;
-
-const isMutatingOpen = (flags) =>
-	typeof flags === 'number'
-		? (flags & (fs.constants.O_CREAT | fs.constants.O_TRUNC)) !== 0
-		: /^[wa]|\+/.test(flags ?? 'r');
-
-function step(name) {
-	if (at > 0 && fstatSync(log).size / RECORD + 1 >= at) process.kill(process.pid, 'SIGKILL');
-	writeSync(log, `${name.slice(0, RECORD - 1).padEnd(RECORD - 1)}\n`);
-}
-
-function wrap(object, name, counts = () => true) {
-	const original = object[name];
-	object[name] = function (...args) {
-		if (counts(...args)) step(`${name} ${typeof args[0] === 'string' ? args[0].split('/').slice(-3).join('/') : ''}`);
-		return original.apply(this, args);
-	};
-}
-
-const CHANGES = [
-	'rename',
-	'link',
-	'symlink',
+const env = process.env;
+const root = env.FAULT_ROOT;
+const at = Number(env.FAULT_AT ?? 0);
+const match = env.FAULT_MATCH === undefined ? undefined : new RegExp(env.FAULT_MATCH);
+const mode = env.FAULT_MODE ?? 'kill';
+const sticky = Number(env.FAULT_STICKY ?? 0);
+const isErrno = /^E/.test(mode);
+const NEEDS_NO_SPACE = new Set([
 	'unlink',
-	'mkdir',
 	'rmdir',
 	'rm',
-	'utimes',
+	'open',
 	'chmod',
-	'truncate',
-	'copyFile',
-	'writeFile',
-	'appendFile',
-];
-for (const name of CHANGES) {
-	wrap(fs.promises, name);
-	wrap(fs, name);
-	wrap(fs, `${name}Sync`);
-}
-for (const object of [fs.promises, fs]) wrap(object, 'open', (_file, flags) => isMutatingOpen(flags));
-wrap(fs, 'openSync', (_file, flags) => isMutatingOpen(flags));
-
-// stdout and stderr are pipes here; those below are the changes of files that are open.
-const isFile = (fd) => fstatSync(fd).isFile();
-for (const name of [
-	'write',
-	'writev',
-	'writeSync',
-	'writevSync',
-	'futimes',
 	'fchmod',
-	'ftruncate',
-	'futimesSync',
-	'fchmodSync',
-	'ftruncateSync',
-])
-	wrap(fs, name, isFile);
-const handle = await fs.promises.open('/dev/null', 'r');
-const prototype = Object.getPrototypeOf(handle);
-await handle.close();
-for (const name of ['write', 'writev', 'writeFile', 'appendFile', 'utimes', 'chmod', 'truncate']) wrap(prototype, name);
+	'utimes',
+	'futimes',
+	'fsync',
+	'sync',
+]);
 
-syncBuiltinESMExports();
+const log = fs.openSync(env.FAULT_LOG, 'a+');
+const { fstatSync, writeSync } = fs;
+const RECORD = 160;
+let begun = false;
+
+function isHit(call, text) {
+	if (begun && sticky > 0) return sticky === 2 || !NEEDS_NO_SPACE.has(call.name);
+	if (match !== undefined) return !begun && match.test(text);
+	return at > 0 && (/^kill/.test(mode) ? at <= countSoFar() + 1 : at === countSoFar() + 1);
+}
+
+const countSoFar = () => fstatSync(log).size / RECORD;
+
+function write(line) {
+	writeSync(
+		log,
+		`${Buffer.from(line.padEnd(RECORD))
+			.toString('latin1')
+			.slice(0, RECORD - 1)}\n`,
+		null,
+		'latin1',
+	);
+}
+
+function errnoError(call) {
+	const error = new Error(`${mode}: injected, ${call.name} '${call.paths.join("' -> '")}'`);
+	return Object.assign(error, { code: mode, errno: -constants.errno[mode], syscall: call.name, path: call.paths[0] });
+}
+
+await interceptCalls({ root, reads: env.FAULT_READS === '1' }, (call, proceed) => {
+	const text = `${call.name} ${call.paths.map((path) => path.replace(`${root}/`, '')).join(' ')}`;
+	// A request that fails is a fault of the store, which others inject.
+	const hit = isHit(call, text) && !(isErrno && call.name === 'request');
+	if (hit && mode === 'kill') process.kill(process.pid, 'SIGKILL');
+	write(hit ? `!${text}` : text);
+	if (!hit) return proceed();
+	begun = true;
+	if (isErrno) return call.fail(errnoError(call));
+	if (mode === 'hold') {
+		process.kill(process.pid, 'SIGSTOP');
+		return proceed();
+	}
+	return call.after(() => process.kill(process.pid, 'SIGKILL'));
+});
