@@ -183,8 +183,11 @@ async function* mendSealed(context: Context, dryRun: boolean): AsyncGenerator<Fi
 async function* removeDeadLocks(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
 	const { layout, locks } = context.root;
 	for await (const names of walkLocks(layout)) {
-		if (!(await locks.clearIfDead(names, dryRun))) continue;
-		yield { what: 'abandoned lock', where: relative(layout.root, names.directory), done: did(dryRun, 'removed') };
+		const [what, where] = (await locks.clearIfDead(names, dryRun))
+			? ['abandoned lock', names.directory]
+			: ['record of no lock', names.file];
+		if (where === names.file && !(await locks.clearIfAlone(names, dryRun))) continue;
+		yield { what, where: relative(layout.root, where), done: did(dryRun, 'removed') };
 	}
 }
 

@@ -1,7 +1,7 @@
 /** Files that nobody may see yet. Only the process that made one knows its name, so nobody else ever writes or publishes it. */
 
 import { fchmodSync, futimesSync } from 'node:fs';
-import { type FileHandle, link, open, rename, unlink } from 'node:fs/promises';
+import { type FileHandle, link, open, rename, symlink, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { inDirectory, isErrno, syncDirectory, unlinkIfThere } from '../fs/durable.js';
 import { RESERVED_PREFIX } from './artifact-path.js';
@@ -31,6 +31,7 @@ export class Staging {
 	readonly #root: Root;
 	readonly #area: string;
 	#closed = false;
+	#published = false;
 
 	private constructor(root: Root, area: string, file: string, handle: FileHandle) {
 		this.#root = root;
@@ -52,6 +53,7 @@ export class Staging {
 			fchmodSync(handle.fd, mode);
 		} catch (error) {
 			await handle.close();
+			await discardStaging(file, area);
 			throw error;
 		}
 		return new Staging(root, area, file, handle);
@@ -90,7 +92,14 @@ export class Staging {
 	/** Gives the finished file its name, replacing what had it: the commit point. The name is durable when this returns. */
 	async publishAs(target: string): Promise<void> {
 		await this.close();
-		await publishByRename(this.#root, this.file, target);
+		await inDirectory(dirname(target), this.#root.sync, () => rename(this.file, target));
+		this.#published = true;
+		if (this.#root.sync) await syncDirectory(dirname(target));
+	}
+
+	/** Whether `publishAs` has come to its commit point: what fails after it does not take the name back. */
+	get isPublished(): boolean {
+		return this.#published;
 	}
 
 	/** The same, unless the name is taken: then false, and the staging is dropped. */
@@ -125,6 +134,18 @@ export class Staging {
 export async function publishByRename(root: Root, from: string, to: string): Promise<void> {
 	await inDirectory(dirname(to), root.sync, () => rename(from, to));
 	if (root.sync) await syncDirectory(dirname(to));
+}
+
+/** Makes a symlink and gives it its name, replacing what had it; durable when it returns. After a failure nothing is left. */
+export async function publishSymlink(root: Root, target: string, link: string): Promise<void> {
+	const staging = stagingName(dirname(link));
+	try {
+		await symlink(target, staging);
+		await publishByRename(root, staging, link);
+	} catch (error) {
+		await unlinkIfThere(staging);
+		throw error;
+	}
 }
 
 /** Removes a staging name if it is there, and the directories that it leaves empty, up to `area`. */
