@@ -5,6 +5,7 @@ import type { Context } from '../context.js';
 import { repairMarkers } from '../operations/repair.js';
 import { rotateKey } from '../operations/rotate-key.js';
 import { HttpServer } from './server.js';
+import { tellServiceManager } from './service-manager.js';
 
 /**
  * Makes a key if there is none, mends what a crash left between publish and work link, then serves until `stopping`.
@@ -20,7 +21,8 @@ export async function serve(context: Context): Promise<void> {
 	const server = new HttpServer(context);
 	const { address } = await server.listen();
 	log.info(`listening on ${address}`);
+	await tellServiceManager('READY=1', log);
 	if (!stopping.aborted) await once(stopping, 'abort');
-	await server.stop();
+	await Promise.all([server.stop(), tellServiceManager('STOPPING=1', log)]);
 	log.info('stopped');
 }
