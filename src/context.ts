@@ -9,6 +9,7 @@ import { createLog, type Log } from './log.js';
 import { Layout } from './state/layout.js';
 import { Locks } from './state/locks.js';
 import type { Root } from './state/root.js';
+import { checkRoot } from './state/root-check.js';
 import type { ObjectStore } from './store/object-store.js';
 
 /** Told what an operation is doing; a terminal may draw it. */
@@ -79,6 +80,7 @@ async function openStore(config: Config): Promise<ObjectStore> {
 export async function createContext(directory: string, options: ContextOptions): Promise<Context> {
 	const config = await loadConfig(directory);
 	const layout = new Layout(directory);
+	checkRoot(layout);
 	const log = createLog(config.log, options);
 	const keyringIfAny = () => loadKeyring(layout.keys, (message) => log.warn(message));
 	let store: Promise<ObjectStore> | undefined;

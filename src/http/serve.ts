@@ -6,6 +6,7 @@ import type { Context } from '../context.js';
 import { repairMarkers } from '../operations/repair.js';
 import { rotateKey } from '../operations/rotate-key.js';
 import { HttpServer } from './server.js';
+import { tellServiceManager } from './service-manager.js';
 
 const OPEN_TO_ALL =
 	'uploads need no token, and other machines can reach this one: whoever does can store and replace every artifact. ' +
@@ -33,7 +34,8 @@ export async function serve(context: Context): Promise<void> {
 	const { address, openToOthers } = await server.listen();
 	if (openToOthers && config.auth === undefined) log.warn(OPEN_TO_ALL);
 	log.info(`listening on ${address}`);
+	await tellServiceManager('READY=1', log);
 	if (!stopping.aborted) await once(stopping, 'abort');
-	await server.stop();
+	await Promise.all([server.stop(), tellServiceManager('STOPPING=1', log)]);
 	log.info('stopped');
 }

@@ -43,6 +43,12 @@ export class Layout {
 		this.toDecrypt = join(root, 'to_decrypt');
 	}
 
+	/** Between which names move by `rename` and `link`: all but `keys/`, which is moved in by itself. */
+	get stateDirectories(): readonly string[] {
+		const { locks, uploading, uploads, toEncrypt, encrypting, encrypted, toDecrypt } = this;
+		return [locks, uploading, uploads, toEncrypt, encrypting, encrypted, toDecrypt];
+	}
+
 	/** Where staging files lie, and below which a directory left empty is clutter. */
 	get stagingAreas(): readonly string[] {
 		return [this.uploading, this.encrypting, this.toDecrypt];

@@ -1,6 +1,7 @@
 /** Who made a staging file or holds a lock, in a form that tells later whether he is provably dead. */
 
 import { readFileSync, readlinkSync } from 'node:fs';
+import { isErrno } from '../fs/durable.js';
 
 interface Owner {
 	/** First part of the kernel's boot id; `0` where there is no /proc. */
@@ -20,7 +21,7 @@ function readOr(read: () => string, otherwise: string): string {
 	}
 }
 
-/** State letter and start time from /proc/<pid>/stat (proc(5)); undefined when there is no such process. */
+/** State letter and start time from /proc/<pid>/stat (proc(5)); undefined when there is no such process, or it is hidden. */
 function processStat(pid: number): { state: string; started: string } | undefined {
 	const stat = readOr(() => readFileSync(`/proc/${pid}/stat`, 'latin1'), '');
 	// The second field is the command in parentheses and may contain anything, so count from its end.
@@ -38,6 +39,19 @@ function readSelf(): Owner {
 	};
 }
 
+/**
+ * Whether no process has this pid. /proc does not tell: with `hidepid`, or in a sandboxed unit, it leaves out processes that
+ * run, and it cannot be read without a free file descriptor.
+ */
+function isGone(pid: number): boolean {
+	try {
+		process.kill(pid, 0);
+		return false;
+	} catch (error) {
+		return isErrno(error, 'ESRCH');
+	}
+}
+
 let self: Owner | undefined;
 let counter = 0;
 
@@ -51,7 +65,7 @@ const TOKEN = /^([0-9a-f]{1,8})-(\d+)-(\d+)-(\d+)-\d+$/;
 
 /**
  * Whether the process that made `token` certainly runs no more: another boot, or this pid namespace and no such process.
- * False when it runs, and when nobody can tell (another container, no /proc, not a token).
+ * False when it runs, and when nobody can tell (another container, no /proc or a hidden process, not a token).
  */
 export function isProvablyDead(token: string): boolean {
 	self ??= readSelf();
@@ -59,6 +73,7 @@ export function isProvablyDead(token: string): boolean {
 	if (boot === undefined || boot === '0' || self.boot === '0') return false;
 	if (boot !== self.boot) return true;
 	if (namespace !== self.namespace) return false;
+	if (isGone(Number(pid))) return true;
 	const stat = processStat(Number(pid));
-	return stat === undefined || stat.started !== started || stat.state === 'Z';
+	return stat !== undefined && started !== '0' && (stat.started !== started || stat.state === 'Z');
 }

@@ -1,8 +1,9 @@
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { expect } from 'chai';
 import { isProvablyDead, ownerToken } from '../../src/state/owner.js';
+import { needs } from '../support/needs.ts';
 
 describe('an owner token', () => {
 	it('is never given twice, and fits a name and a lock record', () => {
@@ -35,6 +36,19 @@ describe('an owner token', () => {
 		child.kill('SIGKILL');
 		await once(child, 'close');
 		expect(isProvablyDead(token)).to.equal(true);
+	});
+
+	it('of a process that is hidden is not of a dead one', async function () {
+		needs(this, process.getuid?.() === 0, 'root, to mount /proc');
+		const module = JSON.stringify(new URL('../../dist/state/owner.js', import.meta.url).href);
+		const script = `const { isProvablyDead } = await import(${module}); console.log(isProvablyDead(process.argv[1]));`;
+		// As a unit with ProtectProc=invisible has it: this process runs, and has no directory in /proc.
+		const hidden =
+			'mount -t proc -o hidepid=2 proc /proc; exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"';
+		const args = ['--mount', 'sh', '-c', hidden, 'sh', process.execPath, '--input-type=module', '-e', script];
+		const ask = (token: string) => execFileSync('unshare', [...args, token], { encoding: 'utf8' }).trim();
+		expect(ask(ownerToken())).to.equal('false');
+		expect(ask(ownerToken().replace(`-${process.pid}-`, '-4194305-'))).to.equal('true');
 	});
 
 	const [boot, namespace, pid, started] = ownerToken().split('-');
