@@ -39,6 +39,8 @@ export interface Config {
 	readonly listen: string;
 	/** Seconds without a byte from or to an HTTP client. */
 	readonly clientTimeout: number;
+	/** URL of the Varnish in front, told when an artifact changes without its knowledge. */
+	readonly varnish: string | undefined;
 	readonly s3: S3Config;
 }
 
@@ -46,6 +48,9 @@ export interface Config {
 export const DEFAULT_SEAL_JOBS = availableParallelism();
 /** Work that waits for the store. */
 export const DEFAULT_STORE_JOBS = 8;
+
+/** Without a path: an artifact's is put after it. */
+const VARNISH_URL = /^http:\/\/(\[[0-9a-f:]+\]|[^:/?#@\s]+)(:\d{1,5})?\/?$/i;
 
 const UNITS: Readonly<Record<string, number>> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
 
@@ -184,6 +189,7 @@ export function parseConfig(text: string, file: string, root: string): Config {
 				'ADDRESS:PORT or the path of a unix socket',
 			) ?? '127.0.0.1:9292',
 		clientTimeout: top.number('client_timeout', 1, 86_400, 'seconds') ?? 60,
+		varnish: top.text('varnish', VARNISH_URL, 'a URL such as http://127.0.0.1:80'),
 		s3: {
 			region: s3.text('region', /./, 'a region name'),
 			endpoint: s3.text('endpoint', /^https?:\/\/[^/]/, 'a URL such as https://s3.example.org'),

@@ -1,10 +1,11 @@
 /** `POST /path/to/file`: stores the file of a form. */
 
+import { purge } from '../edge/purge.js';
 import { Ingest, type Stored, tooLarge } from '../operations/ingest.js';
 import { type ArtifactPath, artifactPathOfTarget, targetOf } from '../state/artifact-path.js';
 import { answerLine } from './answer.js';
 import { digestOfHeader, reprDigest, wantedDigest } from './digest.js';
-import { type Exchange, targetOfRequest } from './exchange.js';
+import { type Exchange, isFromEdge, targetOfRequest } from './exchange.js';
 import { boundaryOfRequest, ClientGone, FORM_OVERHEAD, readForm } from './multipart.js';
 
 /**
@@ -24,6 +25,8 @@ export async function post(exchange: Exchange): Promise<void> {
 	try {
 		if (exchange.awaitsContinue) response.writeContinue();
 		const stored = await receive(exchange, { ingest, path, boundary, inHeader, limit });
+		// Varnish purges by itself what comes through it.
+		if (!isFromEdge(request)) await purge(context, path);
 		await acknowledge(exchange, stored);
 	} catch (error) {
 		await ingest.abandon();
