@@ -181,8 +181,8 @@ sub vcl_recv {
 	if (req.http.Transfer-Encoding || (req.http.Content-Length && req.http.Content-Length != "0")) {
 		return (synth(400, "a GET or HEAD has no body here"));
 	}
-	# Several ranges at once get everything, which RFC 9110 allows; Varnish would refuse them.
-	if (req.http.Range ~ ",") {
+	# Several ranges at once, and what is none, get everything, which RFC 9110 allows; Varnish would refuse them.
+	if (req.http.Range !~ "^bytes=(?:[0-9]+-[0-9]*|-[0-9]+)$") {
 		unset req.http.Range;
 	}
 	# The same for everyone.
