@@ -41,14 +41,17 @@ async function overwriteLoop(edge: Edge, target: string, bytes?: number): Promis
 			else if (versionOf(text) < mark) old++;
 		},
 	});
-	for (let round = 1; round <= ROUNDS; round++) {
-		const { status, text } = await store(edge.url, target, version(round, bytes));
-		expect(status, text).to.equal(201);
-		acknowledged = round;
-		expect(versionOf((await send(edge.url, target)).text)).to.equal(round);
+	try {
+		for (let round = 1; round <= ROUNDS; round++) {
+			const { status, text } = await store(edge.url, target, version(round, bytes));
+			expect(status, text).to.equal(201);
+			acknowledged = round;
+			expect(versionOf((await send(edge.url, target)).text)).to.equal(round);
+		}
+		await until(() => readers.reads >= ROUNDS * READERS || readers.failure !== undefined);
+	} finally {
+		await readers.stop();
 	}
-	await until(() => readers.reads >= ROUNDS * READERS);
-	await readers.stop();
 	process.stdout.write(`      ${target}: ${ROUNDS} overwrites, ${readers.reads} reads, ${old} of them old\n`);
 	expect([old, others]).to.deep.equal([0, 0]);
 	return readers.reads;

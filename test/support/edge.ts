@@ -233,6 +233,8 @@ export class Readers {
 	readonly #loops: Promise<void>[] = [];
 	#stopped = false;
 	reads = 0;
+	/** What the first one that gave up ran into. */
+	failure: unknown;
 
 	/** @param onRead told the answer, and when the request was begun: what `mark` gave then */
 	constructor(
@@ -250,14 +252,20 @@ export class Readers {
 					this.reads++;
 				}
 			};
-			this.#loops.push(loop());
+			this.#loops.push(
+				loop().catch((error: unknown) => {
+					this.failure ??= error;
+				}),
+			);
 		}
 	}
 
+	/** @throws what a reader ran into */
 	async stop(): Promise<void> {
 		this.#stopped = true;
 		await Promise.all(this.#loops);
 		for (const agent of this.#agents) agent.destroy();
+		if (this.failure !== undefined) throw this.failure;
 	}
 }
 
