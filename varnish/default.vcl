@@ -301,9 +301,6 @@ sub vcl_backend_response {
 	if (beresp.status == 404) {
 		return (error(503, "s3proxy has it, and nginx does not find it. Try again; if it stays so, nginx's user may not read uploads/, or its root is another one."));
 	}
-	if (beresp.status == 403) {
-		return (error(500, "nginx may not read it: see its error log, and the modes in uploads/"));
-	}
 	return (error(502, "nginx answered with " + beresp.status + "; see its error log"));
 }
 

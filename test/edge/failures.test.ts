@@ -6,7 +6,7 @@ import { EDGE_NEEDS, type Edge, hasEdge, startEdge } from '../support/edge.ts';
 import { LONG } from '../support/extent.ts';
 import { HeldProxy } from '../support/held-proxy.ts';
 import { needs } from '../support/needs.ts';
-import { send, store, until } from '../support/serve.ts';
+import { postHead, raw, send, store, until } from '../support/serve.ts';
 
 /** An answer of Varnish's own: one line, not cached, with a time to come back. */
 async function isUnavailable(edge: Edge, target: string, line: RegExp): Promise<void> {
@@ -40,8 +40,9 @@ describe('failures behind the edge', () => {
 		await isUnavailable(edge, '/absent', /^s3proxy does not answer\. Try again\.\n$/);
 		await edge.untilBackend('shim', 'sick');
 		await isUnavailable(edge, '/absent-2', /^s3proxy does not answer\. Try again\.\n$/);
-		const { status, text } = await store(edge.url, '/hot', Buffer.alloc(20_000_000));
-		expect([status, text]).to.deep.equal([503, 's3proxy does not answer; nothing was stored. Try again.\n']);
+		// Of what is sent, nothing is read.
+		const { all } = await raw(edge.url, postHead('/hot', 20_000_000));
+		expect(await all).to.match(/^HTTP\/1\.1 503 .*s3proxy does not answer; nothing was stored\. Try again\.\n$/s);
 		await edge.startShim();
 		await edge.untilBackend('shim', 'healthy');
 		expect((await store(edge.url, '/hot', 'hot again')).status).to.equal(201);
@@ -91,13 +92,10 @@ describe('failures behind the edge', () => {
 		for (const name of ['/closed/dir', '/closed-file']) await store(edge.url, name, 'x');
 		chmodSync(join(edge.root, 'uploads/closed'), 0o700);
 		chmodSync(join(edge.root, 'uploads/closed-file'), 0o600);
-		await isUnavailable(edge, '/closed/dir', /nginx does not find it.*nginx's user may not read uploads\//);
-		const { status, text } = await send(edge.url, '/closed-file');
-		expect([status, text]).to.deep.equal([
-			500,
-			'nginx may not read it: see its error log, and the modes in uploads/\n',
-		]);
-		expect(edge.nginxLog()).to.match(/closed-file.*Permission denied/);
+		for (const name of ['/closed/dir', '/closed-file']) {
+			await isUnavailable(edge, name, /nginx does not find it.*nginx's user may not read uploads\//);
+		}
+		expect(edge.nginxLog()).to.equal('');
 		chmodSync(join(edge.root, 'uploads/closed'), 0o755);
 		chmodSync(join(edge.root, 'uploads/closed-file'), 0o644);
 		for (const name of ['/closed/dir', '/closed-file']) {
@@ -115,7 +113,7 @@ describe('failures behind the edge', () => {
 		const answers = await Promise.all(Array.from({ length: 20 }, () => send(cut.url, '/absent')));
 		for (const { status, headers, text } of answers) {
 			expect([status, headers['retry-after']], text).to.deep.equal([503, '10']);
-			expect(text).to.match(/^[^\n]*cannot be reached[^\n]*\n$/i);
+			expect(text).to.match(/^HEAD s3:\/\/bucket\/[^\n]+\n$/);
 		}
 		expect((await store(cut.url, '/absent', 'here')).status).to.equal(201);
 		expect((await send(cut.url, '/absent')).text).to.equal('here');
