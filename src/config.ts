@@ -41,6 +41,8 @@ export interface Config {
 	readonly clientTimeout: number;
 	/** The file that says who may upload, absolute; undefined: everybody may. */
 	readonly auth: string | undefined;
+	/** URL of the Varnish in front, told when an artifact changes without its knowledge. */
+	readonly varnish: string | undefined;
 	readonly s3: S3Config;
 }
 
@@ -48,6 +50,9 @@ export interface Config {
 export const DEFAULT_SEAL_JOBS = availableParallelism();
 /** Work that waits for the store. */
 export const DEFAULT_STORE_JOBS = 8;
+
+/** Without a path: an artifact's is put after it. */
+const VARNISH_URL = /^http:\/\/(\[[0-9a-f:]+\]|[^:/?#@\s]+)(:\d{1,5})?\/?$/i;
 
 const UNITS: Readonly<Record<string, number>> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
 
@@ -188,6 +193,7 @@ export function parseConfig(text: string, file: string, root: string): Config {
 			) ?? '127.0.0.1:9292',
 		clientTimeout: top.number('client_timeout', 1, 86_400, 'seconds') ?? 60,
 		auth: auth === undefined ? undefined : resolve(root, auth),
+		varnish: top.text('varnish', VARNISH_URL, 'a URL such as http://127.0.0.1:80'),
 		s3: {
 			region: s3.text('region', /./, 'a region name'),
 			endpoint: s3.text('endpoint', /^https?:\/\/[^/]/, 'a URL such as https://s3.example.org'),

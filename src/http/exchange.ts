@@ -20,6 +20,11 @@ export function targetOfRequest(request: IncomingMessage): string {
 	return rest.startsWith('/') ? rest : `/${rest}`;
 }
 
+/** Whether Varnish asks, which takes this header from what its own clients send. */
+export function isFromEdge({ headers }: IncomingMessage): boolean {
+	return headers['s3proxy-edge'] === '1';
+}
+
 /** Resolves when the answer is with the operating system, or its connection is gone. */
 export async function closed({ response }: Pick<Exchange, 'response'>): Promise<void> {
 	if (response.closed) return;

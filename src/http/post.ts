@@ -1,11 +1,12 @@
 /** `POST /path/to/file`: stores the file of a form. */
 
+import { purge } from '../edge/purge.js';
 import { Ingest, type Stored, tooLarge } from '../operations/ingest.js';
 import { type ArtifactPath, artifactPathOfTarget, targetOf } from '../state/artifact-path.js';
 import type { Access } from './access.js';
 import { answerLine } from './answer.js';
 import { digestOfHeader, reprDigest, wantedDigest } from './digest.js';
-import { type Exchange, targetOfRequest } from './exchange.js';
+import { type Exchange, isFromEdge, targetOfRequest } from './exchange.js';
 import { boundaryOfRequest, ClientGone, FORM_OVERHEAD, readForm } from './multipart.js';
 
 /**
@@ -28,6 +29,8 @@ export async function post(exchange: Exchange, access: Access | undefined): Prom
 	try {
 		if (exchange.expects === 'continue') response.writeContinue();
 		const stored = await receive(exchange, { ingest, path, boundary, inHeader, limit });
+		// Varnish purges by itself what comes through it.
+		if (!isFromEdge(request)) await purge(context, path);
 		await acknowledge(exchange, stored, by);
 	} catch (error) {
 		await ingest.abandon();

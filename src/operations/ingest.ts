@@ -3,6 +3,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import { lstat, open, unlink } from 'node:fs/promises';
 import type { Context } from '../context.js';
+import { purge } from '../edge/purge.js';
 import { explain, S3proxyError } from '../errors.js';
 import { ChunkWriter, readChunks } from '../fs/chunks.js';
 import { isErrno } from '../fs/durable.js';
@@ -250,6 +251,7 @@ export async function ingestFile(
 			}
 			const stored = await ingest.commit();
 			if (options.move) await unlink(file);
+			await purge(context, path);
 			context.progress.advance(1, 0);
 			return stored;
 		} catch (error) {
@@ -270,7 +272,9 @@ export async function ingestStream(
 	const ingest = await Ingest.begin(context, path);
 	try {
 		await ingest.receive(counted(context, source), { hash: false });
-		return await ingest.commit();
+		const stored = await ingest.commit();
+		await purge(context, path);
+		return stored;
 	} catch (error) {
 		await ingest.abandon();
 		throw error;

@@ -13,6 +13,9 @@ export const STAGING_NAME = /^\.s3proxy-([0-9a-f]+-\d+-\d+-\d+-\d+)$/;
 /** Staging whose owner cannot be told dead or alive (another container) is left alone for this long. */
 const UNKNOWN_OWNER_MS = 24 * 60 * 60 * 1000;
 
+/** Mode of what nginx serves: it runs as another user, whatever our umask is. */
+const SERVED = 0o644;
+
 /** A name in `directory` that no process has used or will use. */
 export function stagingName(directory: string): string {
 	return join(directory, RESERVED_PREFIX + ownerToken());
@@ -30,22 +33,26 @@ export class Staging {
 	readonly handle: FileHandle;
 	readonly #root: Root;
 	readonly #area: string;
+	/** Of directories that are made to publish it; undefined: as the umask has it. */
+	readonly #directoryMode: number | undefined;
 	#closed = false;
 	#published = false;
 
-	private constructor(root: Root, area: string, file: string, handle: FileHandle) {
+	private constructor(root: Root, area: string, file: string, handle: FileHandle, mode: number) {
 		this.#root = root;
 		this.#area = area;
 		this.file = file;
 		this.handle = handle;
+		// nginx has to get as far as the file.
+		this.#directoryMode = mode === SERVED ? 0o755 : undefined;
 	}
 
 	/**
 	 * An empty file in `directory`, which is made if need be.
 	 * @param area the top directory, up to which `drop` removes directories left empty
-	 * @param mode 0o644 for what nginx serves one day, 0o600 for secrets
+	 * @param mode SERVED for what nginx serves one day, 0o600 for secrets
 	 */
-	static async create(root: Root, area: string, directory: string, mode = 0o644): Promise<Staging> {
+	static async create(root: Root, area: string, directory: string, mode = SERVED): Promise<Staging> {
 		const file = stagingName(directory);
 		const handle = await inDirectory(directory, root.sync, () => open(file, 'wx+', mode));
 		try {
@@ -56,7 +63,7 @@ export class Staging {
 			await discardStaging(file, area);
 			throw error;
 		}
-		return new Staging(root, area, file, handle);
+		return new Staging(root, area, file, handle, mode);
 	}
 
 	/**
@@ -69,8 +76,8 @@ export class Staging {
 		try {
 			await inDirectory(directory, root.sync, () => link(outside, file));
 			handle = await open(file, 'r');
-			await handle.chmod(0o644);
-			return new Staging(root, area, file, handle);
+			await handle.chmod(SERVED);
+			return new Staging(root, area, file, handle, SERVED);
 		} catch (error) {
 			await handle?.close();
 			await discardStaging(file, area);
@@ -92,7 +99,7 @@ export class Staging {
 	/** Gives the finished file its name, replacing what had it: the commit point. The name is durable when this returns. */
 	async publishAs(target: string): Promise<void> {
 		await this.close();
-		await inDirectory(dirname(target), this.#root.sync, () => rename(this.file, target));
+		await inDirectory(dirname(target), this.#root.sync, () => rename(this.file, target), this.#directoryMode);
 		this.#published = true;
 		if (this.#root.sync) await syncDirectory(dirname(target));
 	}
@@ -107,7 +114,7 @@ export class Staging {
 		await this.close();
 		let published = true;
 		try {
-			await inDirectory(dirname(target), this.#root.sync, () => link(this.file, target));
+			await inDirectory(dirname(target), this.#root.sync, () => link(this.file, target), this.#directoryMode);
 		} catch (error) {
 			if (!isErrno(error, 'EEXIST')) throw error;
 			published = false;

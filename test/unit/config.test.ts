@@ -27,6 +27,7 @@ const DEFAULTS: Config = {
 	listen: '127.0.0.1:9292',
 	clientTimeout: 60,
 	auth: undefined,
+	varnish: undefined,
 	s3: {
 		region: undefined,
 		endpoint: undefined,
@@ -63,6 +64,9 @@ describe('config.yaml', () => {
 		['listen: localhost:1', { listen: 'localhost:1' }],
 		['listen: /run/s3proxy.sock', { listen: '/run/s3proxy.sock' }],
 		['client_timeout: 1', { clientTimeout: 1 }],
+		['varnish: http://127.0.0.1:80', { varnish: 'http://127.0.0.1:80' }],
+		['varnish: "http://[::1]:6081/"', { varnish: 'http://[::1]:6081/' }],
+		['varnish: http://cache.example', { varnish: 'http://cache.example' }],
 		['store: file:/var/bucket', { store: { kind: 'directory', directory: '/var/bucket' } }],
 		['store: file:///var/bucket', { store: { kind: 'directory', directory: '/var/bucket' } }],
 		['store: file:a/b/', { store: { kind: 'directory', directory: '/root/a/b' } }],
