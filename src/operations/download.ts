@@ -37,13 +37,26 @@ export interface SourceObject {
 /** The object was replaced or removed while it was read: look again which is the newest. */
 export class VersionGone extends Error {}
 
+/** Where the content goes, in any order. */
+export interface Target {
+	write(content: Buffer, position: number): Promise<void>;
+	/** What has been written, from its start. */
+	read(): AsyncIterable<Buffer>;
+}
+
 export interface Download {
 	readonly object: SourceObject;
 	readonly key: Key;
 	readonly path: ArtifactPath;
-	/** Where the content goes. */
-	readonly target: FileHandle;
+	readonly target: Target;
 	readonly signal: AbortSignal;
+}
+
+export function fileTarget(handle: FileHandle): Target {
+	return {
+		write: (content, position) => writeAll(handle, content, position),
+		read: () => readChunks(handle),
+	};
 }
 
 /** How bytes of the object become bytes of the artifact. */
@@ -171,7 +184,7 @@ async function copyRange(request: Download, decoder: Decoder, first: number, las
 			request.signal.throwIfAborted();
 			const { start, end } = decoder.rangeOf(unit);
 			const content = decoder.decode(unit, await reader.read(end - start + 1));
-			await writeAll(request.target, content, unit * decoder.unitSize);
+			await request.target.write(content, unit * decoder.unitSize);
 		}
 	} finally {
 		await reader.close();
@@ -180,7 +193,7 @@ async function copyRange(request: Download, decoder: Decoder, first: number, las
 
 async function verifyDigest({ target, path }: Download, expected: string): Promise<void> {
 	const hash = createHash('sha256');
-	for await (const chunk of readChunks(target)) hash.update(chunk);
+	for await (const chunk of target.read()) hash.update(chunk);
 	if (hash.digest('hex') === expected) return;
 	throw new S3proxyError('not-authentic', `${path}: the content in the store is not what was uploaded (SHA-256)`, {
 		hint: 'The object is damaged; store the artifact again.',

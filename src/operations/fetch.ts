@@ -15,10 +15,10 @@ import type { HeldLock } from '../state/held-lock.js';
 import { openSealed } from '../state/sealed.js';
 import { Staging } from '../state/staging.js';
 import type { ByteRange } from '../store/object-store.js';
-import { download, type SourceObject, VersionGone } from './download.js';
+import { download, fileTarget, type SourceObject, VersionGone } from './download.js';
 import { type Location, locate } from './locate.js';
-import { saysSealed, saysSha256 } from './object-metadata.js';
 import { type RunResult, runItems } from './run-items.js';
+import { storedObject } from './stored-object.js';
 
 /** How often a download looks whether a POST has overtaken it. */
 const LOOK_AGAIN_MS = 500;
@@ -100,7 +100,7 @@ async function fetchNewest(context: Context, path: ArtifactPath, lock: HeldLock)
 	try {
 		const size = await withObject(context, location, path, overtaken.signal, (object, key) => {
 			context.progress.expect(1, object.size);
-			return download(context, { object, key, path, target: staging.handle, signal: overtaken.signal });
+			return download(context, { object, key, path, target: fileTarget(staging.handle), signal: overtaken.signal });
 		});
 		// As it was ingested, so that nginx's ETag and Last-Modified are what they were.
 		staging.setVersion(location.version);
@@ -147,7 +147,7 @@ async function withObject<T>(
 	const key = (await context.keyring()).byId(location.keyId);
 	// The keyring was asked a moment ago which keys there are; somebody has removed one since.
 	if (key === undefined) throw new VersionGone();
-	if (location.kind === 'store') return use(await storeObject(context, location, signal), key);
+	if (location.kind === 'store') return use(await storedObject(context, location, signal), key);
 	const file = await openSealed(context.root, { keyId: location.keyId, path });
 	if (file === undefined) throw new VersionGone();
 	try {
@@ -156,25 +156,6 @@ async function withObject<T>(
 	} finally {
 		await file.handle.close();
 	}
-}
-
-/** An object of the store, pinned to the version that was found to be the newest. */
-async function storeObject(
-	context: Context,
-	{ head }: Location & { kind: 'store' },
-	signal: AbortSignal,
-): Promise<SourceObject> {
-	const store = await context.store();
-	return {
-		size: head.size,
-		saysSealed: saysSealed(head),
-		sha256: saysSha256(head),
-		read: async (range) => {
-			const body = await store.get(head.key, { range, ifMatch: head.etag, signal });
-			if (body === undefined) throw new VersionGone();
-			return body;
-		},
-	};
 }
 
 /** Watches for a POST of the path whose download is under way: whoever waits for the download wants the new file. */

@@ -33,6 +33,7 @@ const PATH = 'path/to/file';
 const COMMANDS = [
 	'add-token',
 	'encrypt',
+	'evict',
 	'fetch',
 	'ingest',
 	're-encrypt',

@@ -2,6 +2,7 @@
 
 import type { Context } from '../../src/context.js';
 import type { Finding } from '../../src/operations/repair.js';
+import type { ObjectStore } from '../../src/store/object-store.js';
 
 /** A module of `dist/` with the types of the same one in `src/`. */
 async function built<T>(name: string): Promise<T> {
@@ -10,6 +11,7 @@ async function built<T>(name: string): Promise<T> {
 
 const { createContext } = await built<typeof import('../../src/context.js')>('context');
 const { encrypt } = await built<typeof import('../../src/operations/encrypt.js')>('operations/encrypt');
+const { evict } = await built<typeof import('../../src/operations/evict.js')>('operations/evict');
 const { fetchAll } = await built<typeof import('../../src/operations/fetch.js')>('operations/fetch');
 const { ingestStream } = await built<typeof import('../../src/operations/ingest.js')>('operations/ingest');
 const { locateInStore } = await built<typeof import('../../src/operations/locate.js')>('operations/locate');
@@ -27,6 +29,8 @@ export interface BuiltRoot {
 	encrypt(): Promise<number>;
 	upload(): Promise<number>;
 	fetch(path: string): Promise<number>;
+	/** @param store instead of the root's own */
+	evict(path: string, store?: ObjectStore): Promise<number>;
 	reEncrypt(options?: { deleteOld: boolean }): Promise<number>;
 	/** @returns the new key's id */
 	rotateKey(): Promise<string>;
@@ -64,6 +68,10 @@ export async function openBuilt(root: string): Promise<BuiltRoot> {
 		encrypt: async () => done(await encrypt(context, all)),
 		upload: async () => done(await upload(context, all)),
 		fetch: async (path) => done(await fetchAll(context, [artifactPath(path)])),
+		evict: async (path, store) => {
+			const ours = store === undefined ? context : { ...context, store: async () => store };
+			return done(await evict(ours, { paths: [artifactPath(path)], jobs: 1 }));
+		},
 		reEncrypt: async ({ deleteOld } = { deleteOld: true }) =>
 			done(await reEncrypt(context, { prefixes: [], jobs: 1, deleteOld, fromLegacy: false, dryRun: false })),
 		rotateKey: async () => (await rotateKey(context)).newKeyId,
