@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { Command, Flags } from '@oclif/core';
 import { type Context, createContext, resolveRoot } from './context.js';
 import { explain, isS3proxyError, S3proxyError } from './errors.js';
+import { describeError, type Log } from './log.js';
 import { exitCodeOf, type RunResult } from './operations/run-items.js';
 import { Interruption } from './terminal/interruption.js';
 import { createProgress, type TerminalProgress } from './terminal/progress.js';
@@ -34,6 +35,8 @@ export abstract class S3proxyCommand extends Command {
 	#interruption: Interruption | undefined;
 	#progress: TerminalProgress | undefined;
 	#quiet = false;
+	/** With `log: json`, for everything on stderr: whoever reads it parses every line. */
+	#jsonLog: Log | undefined;
 
 	/**
 	 * Runs `work` with the context of the root that the flags name.
@@ -49,10 +52,14 @@ export abstract class S3proxyCommand extends Command {
 		const progress = createProgress({ visible });
 		this.#progress = progress;
 		const write = (line: string) => progress.above(() => process.stderr.write(line));
-		const interruption = new Interruption((line) => write(`${line}\n`));
+		const interruption = new Interruption((line) => {
+			if (this.#jsonLog === undefined) write(`${line}\n`);
+			else this.#jsonLog.info(line);
+		});
 		this.#interruption = interruption;
 		try {
 			const context = await this.#createContext(flags, progress, interruption, write);
+			if (context.config.log === 'json') this.#jsonLog = context.log;
 			try {
 				if (options.keys === 'required') await context.keyring();
 				if (options.keys === 'optional') await context.keyringIfAny();
@@ -109,6 +116,8 @@ export abstract class S3proxyCommand extends Command {
 		if (this.jsonEnabled()) {
 			const { code, message, hint } = error;
 			this.logJson({ error: { code, message, ...(hint === undefined ? {} : { hint }) } });
+		} else if (this.#jsonLog !== undefined) {
+			this.#jsonLog.error(describeError(error), { code: error.code });
 		} else {
 			const { chalkStderr } = await import('chalk');
 			process.stderr.write(`${chalkStderr.red('error:')} ${error.message}\n`);

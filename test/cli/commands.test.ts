@@ -1,5 +1,6 @@
 import { createDecipheriv, createHash, hkdfSync, randomBytes, timingSafeEqual } from 'node:crypto';
 import {
+	chmodSync,
 	existsSync,
 	lstatSync,
 	mkdirSync,
@@ -18,6 +19,7 @@ import {
 	addKey,
 	DEFAULT_CONFIG,
 	type Ended,
+	ended,
 	keyId,
 	makeDirectory,
 	makeRoot,
@@ -25,6 +27,7 @@ import {
 	type RunOptions,
 	s3proxy,
 	shell,
+	startS3proxy,
 	tree,
 	treeOf,
 } from '../support/cli.js';
@@ -599,6 +602,19 @@ describe('what commands say', () => {
 			.map((line) => JSON.parse(line) as Record<string, string>);
 		const said = lines.map(({ level, message }) => `${level} ${message?.split(' ', 1)[0]}`);
 		expect(said.sort()).to.deep.equal(['error absent', 'error gone']);
+	});
+
+	it('log: json counts for what ends a command, too: an error, or a signal', async () => {
+		const root = makeRoot({ config: `${DEFAULT_CONFIG}log: json\nlisten: 127.0.0.1:0\n` });
+		const child = startS3proxy(root, ['serve']);
+		const stopped = ended(child);
+		child.stderr?.once('data', () => child.kill('SIGTERM'));
+		const served = (await stopped).stderr.trim().split('\n');
+		chmodSync(join(root, 'keys/private_key'), 0o644);
+		const failed = (await s3proxy(root, ['encrypt'])).stderr.trim().split('\n');
+		const parsed = [...served, ...failed].map((line) => JSON.parse(line) as Record<string, string>);
+		expect(parsed.map(({ message }) => message)).to.include('SIGTERM: finishing what is under way');
+		expect(parsed.at(-1)).to.include({ level: 'error', code: 'bad-key' });
 	});
 
 	it('--help of every command has examples, the common flags and the exit codes', async () => {
