@@ -1,8 +1,10 @@
+import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { credentialLine, makeToken } from '../../src/crypto/credentials.ts';
 import { makeDirectory, makeRoot, type RunOptions, s3proxy, shell, tree } from '../support/cli.ts';
+import { needs } from '../support/needs.ts';
 import {
 	config,
 	FORM,
@@ -120,7 +122,8 @@ describe('auth', () => {
 		expect((await send(url, '/nowhere')).status).to.equal(404);
 	});
 
-	it('curl sends both kinds, and a 401 reaches it although it sends a large file', async () => {
+	it('curl sends both kinds, and a 401 reaches it although it sends a large file', async function () {
+		needs(this, spawnSync('curl', ['--version']).status === 0, 'curl');
 		const large = join(makeDirectory(), 'large');
 		writeFileSync(large, Buffer.alloc(3_000_000));
 		const script = `status() { curl -s -o /dev/null -w '%{http_code} ' -F file=@${large} "$@" ${url}/curl; }

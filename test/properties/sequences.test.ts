@@ -154,8 +154,8 @@ class Pair {
 describe('properties of random sequences of operations', () => {
 	// Sealing starts threads, which takes most of the time: what is about names and orders is tried without.
 	for (const [what, config, runs] of [
-		['sealed', DEFAULT_CONFIG, extentOf({ fast: 6, long: 1_000 })],
-		['plain', PLAIN_CONFIG, extentOf({ fast: 20, long: 3_000 })],
+		['sealed', DEFAULT_CONFIG, extentOf({ fast: 15, long: 1_000 })],
+		['plain', PLAIN_CONFIG, extentOf({ fast: 45, long: 3_000 })],
 	] as const) {
 		it(`${what}: at every moment the newest acknowledged version can be read, and in the end the bucket has it`, async function () {
 			this.timeout(extentOf({ fast: 120_000, long: 3_600_000 }));
