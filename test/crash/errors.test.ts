@@ -1,7 +1,14 @@
 /** Every call failing once, or from then on: a clear message, nothing lost, nothing left, and it works when the cause is gone. */
 
 import { expect } from 'chai';
-import { ageOwnerlessLocks, assertLegal, assertNoStagingOfTheDead, assertRepairs, assertStored, assertVisible } from './checker.js';
+import {
+	ageOwnerlessLocks,
+	assertLegal,
+	assertNoStagingOfTheDead,
+	assertRepairs,
+	assertStored,
+	assertVisible,
+} from './checker.js';
 import {
 	allowedAfter,
 	everyPoint,
@@ -80,7 +87,7 @@ describe('a command whose file system fails at any point', function () {
 					} catch (finding) {
 						throw new Error(`${String(finding)}\n${outcome.hit}\nended with ${outcome.code}: ${outcome.stderr}`);
 					}
-					tearDown(stage);
+					await tearDown(stage);
 					return String(outcome.code);
 				});
 				tally.close(scenario.name);
