@@ -61,7 +61,8 @@ export async function setUp(scenario: Scenario, place?: S3Place, more = ''): Pro
 	return stage;
 }
 
-export function tearDown({ root }: Stage): void {
+export async function tearDown({ root, built }: Stage): Promise<void> {
+	await built.context.close();
 	rmSync(root, { recursive: true, force: true });
 }
 
@@ -221,7 +222,7 @@ export function pointsOf(scenario: Scenario, place: S3Place | undefined, reads: 
 async function countPoints(scenario: Scenario, place: S3Place | undefined, reads: boolean): Promise<number> {
 	const stage = await setUp(scenario, place);
 	const { acknowledged, points, stderr } = await runFaulty(stage, scenario, { at: 0, mode: 'none', reads });
-	tearDown(stage);
+	await tearDown(stage);
 	if (!acknowledged) throw new Error(`${scenario.name} fails without any fault\n${stderr}`);
 	return points;
 }

@@ -69,7 +69,7 @@ describe('a command killed at any point', function () {
 					} catch (error) {
 						throw new Error(`${String(error)}\n${outcome.hit ?? ''}\n${outcome.stderr}`);
 					}
-					tearDown(stage);
+					await tearDown(stage);
 					if (!outcome.killed) return undefined;
 					return outcome.acknowledged ? 'acknowledged' : 'killed';
 				});

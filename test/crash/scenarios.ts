@@ -165,6 +165,31 @@ export const SCENARIOS: readonly Scenario[] = [
 		},
 		stride: 4,
 	},
+	{
+		...s3,
+		...reEncryptSeveral,
+		name: 're-encrypt --delete-old on S3 in parts',
+		before: { [X]: 2 },
+		prepare: async (stage) => {
+			await store(stage, { [X]: 2 }, LARGE);
+			await stage.built.rotateKey();
+			evict(stage);
+		},
+		stride: 12,
+	},
+	{
+		...s3,
+		...fetchSeveral,
+		name: 'fetch from S3 in ranges',
+		command: ['fetch', X],
+		before: { [X]: 2 },
+		prepare: async (stage) => {
+			await store(stage, { [X]: 2 }, LARGE);
+			evict(stage);
+		},
+		again: ({ built }) => built.fetch(X),
+		stride: 12,
+	},
 	{ ...file, ...fetchSeveral, name: 'fetch', stride: 8 },
 	{ ...plain, ...fetchSeveral, name: 'fetch, encryption: false', stride: 9 },
 	{ ...s3, ...fetchSeveral, name: 'fetch from S3', stride: 8 },

@@ -2,6 +2,7 @@
 
 import type { Context } from '../../src/context.js';
 import type { Finding } from '../../src/operations/repair.js';
+import type { RunResult } from '../../src/operations/run-items.js';
 import type { ObjectStore } from '../../src/store/object-store.js';
 
 /** A module of `dist/` with the types of the same one in `src/`. */
@@ -51,8 +52,8 @@ export async function openBuilt(root: string): Promise<BuiltRoot> {
 		write: (line) => void logged.push(line),
 		quiet: true,
 	});
-	const done = (result: { done: number; failed: number }) => {
-		if (result.failed > 0) throw new Error(logged.splice(0).join(''));
+	const done = (result: RunResult) => {
+		if (result.failed > 0) throw new Error(logged.splice(0).join(''), { cause: result.failure });
 		return result.done;
 	};
 	const all = { paths: [], jobs: 1 };

@@ -9,6 +9,7 @@ import { pipeline } from 'node:stream/promises';
  * - `refuse`: the connection is reset before anything is forwarded
  * - `hang`: the request is swallowed and never answered
  * - `hang-body`, `reset`, `truncate`: half of the answer's body, then nothing, a reset, an end
+ * - `short`: half of the body, and a length that agrees with it
  * - `corrupt-request`, `corrupt-response`: one byte of the body is another
  * - `status`: answered with `status` and an error document of `code`, without asking the server
  * - `error-in-200`: the same, but with status 200, as S3 does when it has already begun to answer
@@ -21,6 +22,7 @@ type FaultMode =
 	| 'hang-body'
 	| 'reset'
 	| 'truncate'
+	| 'short'
 	| 'corrupt-request'
 	| 'corrupt-response'
 	| 'status'
@@ -34,6 +36,8 @@ export interface Fault {
 	readonly mode: FaultMode;
 	/** Of `METHOD /url`; default: everything. */
 	readonly match?: RegExp;
+	/** How many such requests go through before it begins. */
+	readonly skip?: number;
 	/** How often; default: always. */
 	readonly count?: number;
 	readonly status?: number;
@@ -57,14 +61,14 @@ export interface FaultProxy {
 /** @param upstream URL of the server */
 export async function startFaultProxy(upstream: string): Promise<FaultProxy> {
 	const { hostname, port } = new URL(upstream);
-	const faults: { fault: Fault; left: number }[] = [];
+	const faults: { fault: Fault; skip: number; left: number }[] = [];
 	const requests: string[] = [];
 	const sockets = new Set<Socket>();
 	const watchers = new Set<() => void>();
 
 	const take = (line: string): Fault | undefined => {
 		const found = faults.find(({ fault, left }) => left > 0 && (fault.match ?? /^/).test(line));
-		if (found === undefined) return undefined;
+		if (found === undefined || found.skip-- > 0) return undefined;
 		found.left--;
 		return found.fault;
 	};
@@ -122,7 +126,7 @@ export async function startFaultProxy(upstream: string): Promise<FaultProxy> {
 			return sockets.size;
 		},
 		inject: (fault) => {
-			faults.push({ fault, left: fault.count ?? Number.POSITIVE_INFINITY });
+			faults.push({ fault, skip: fault.skip ?? 0, left: fault.count ?? Number.POSITIVE_INFINITY });
 		},
 		reset: () => {
 			faults.length = 0;
@@ -158,6 +162,15 @@ async function answer(upstream: IncomingMessage, outgoing: ServerResponse, mode:
 	if (mode === 'no-range') delete headers['content-range'];
 	if (mode === 'other-range') headers['content-range'] = 'bytes 0-1/1000';
 	if (mode === 'other-version') headers.etag = '"0123456789abcdef0123456789abcdef"';
+	if (mode === 'short') {
+		const chunks: Buffer[] = [];
+		for await (const chunk of upstream) if (Buffer.isBuffer(chunk)) chunks.push(chunk);
+		const whole = Buffer.concat(chunks);
+		const half = whole.subarray(0, whole.length >> 1);
+		outgoing.writeHead(upstream.statusCode ?? 502, { ...headers, 'content-length': half.length });
+		outgoing.end(half);
+		return;
+	}
 	outgoing.writeHead(mode === 'no-range' ? 200 : (upstream.statusCode ?? 502), headers);
 	if (mode === 'corrupt-response') {
 		await pipeline(upstream, flipByte(), outgoing);
