@@ -299,7 +299,7 @@ sub vcl_backend_response {
 		return (retry);
 	}
 	if (beresp.status == 404) {
-		return (error(503, "s3proxy has it, and nginx does not find it. Try again; if it stays so, nginx's user may not read uploads/, or its root is another one."));
+		return (error(503, "s3proxy has it, and nginx does not find it. Try again; if it stays so, nginx's user may not read uploads/, or its root is another one: see nginx's error log."));
 	}
 	return (error(502, "nginx answered with " + beresp.status + "; see its error log"));
 }

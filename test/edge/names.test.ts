@@ -143,7 +143,7 @@ describe('names at the edge', () => {
 		symlinkSync('/etc', join(edge.root, 'uploads/link/etc'));
 		for (const target of ['/link/passwd', '/link/etc/passwd', '/link/outside']) {
 			const { status, text } = await send(edge.url, target);
-			expect(status, target).to.be.oneOf([409, 500]);
+			expect(status, target).to.equal(409);
 			expect(text).not.to.contain('root:');
 		}
 	});
