@@ -2,10 +2,9 @@ import { chmodSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { s3proxy } from '../support/cli.ts';
-import { EDGE_NEEDS, type Edge, hasEdge, startEdge } from '../support/edge.ts';
+import { type Edge, needsEdge, startEdge } from '../support/edge.ts';
 import { LONG } from '../support/extent.ts';
 import { HeldProxy } from '../support/held-proxy.ts';
-import { needs } from '../support/needs.ts';
 import { postHead, raw, send, store, until } from '../support/serve.ts';
 
 /** An answer of Varnish's own: one line, not cached, with a time to come back. */
@@ -24,7 +23,7 @@ describe('failures behind the edge', () => {
 	let edge: Edge;
 
 	before(async function () {
-		needs(this, hasEdge, EDGE_NEEDS);
+		await needsEdge(this);
 		edge = await startEdge();
 		for (const name of ['hot', 'stored', 'stored-2', 'stored-3']) await store(edge.url, `/${name}`, name);
 		await send(edge.url, '/hot');
@@ -96,7 +95,7 @@ describe('failures behind the edge', () => {
 			await isUnavailable(edge, name, /nginx does not find it.*nginx's user may not read uploads\//);
 		}
 		expect(edge.nginxLog()).to.match(
-			/closed\/dir" failed \(13: Permission denied\)[^]*closed-file" failed \(13: Permission denied\)/,
+			/closed\/dir" failed \(13: Permission denied\)[\s\S]*closed-file" failed \(13: Permission denied\)/,
 		);
 		chmodSync(join(edge.root, 'uploads/closed'), 0o755);
 		chmodSync(join(edge.root, 'uploads/closed-file'), 0o644);
@@ -155,7 +154,7 @@ describe('a restart under load', () => {
 	for (const part of ['s3proxy', 'nginx', 'varnish'] as const) {
 		it(`of ${part} loses nothing that was acknowledged, and nobody gets a wrong byte`, async function () {
 			this.timeout(180_000);
-			needs(this, hasEdge, EDGE_NEEDS);
+			await needsEdge(this);
 			const edge = await startEdge();
 			const acknowledged = new Map<string, string>();
 			let [isOver, wrong, served, refused] = [false, 0, 0, 0];
@@ -214,7 +213,7 @@ describe('a restart under load', () => {
 
 describe('what an operator may get wrong', () => {
 	it('the port of s3proxy is in use: serve says which, and what to do', async function () {
-		needs(this, hasEdge, EDGE_NEEDS);
+		await needsEdge(this);
 		const edge = await startEdge();
 		const { code, stderr } = await s3proxy(edge.root, ['serve']);
 		expect(code).to.equal(3);

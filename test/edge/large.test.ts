@@ -4,9 +4,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
 import { s3proxy } from '../support/cli.ts';
-import { EDGE_NEEDS, type Edge, hasEdge, slowReader, startEdge } from '../support/edge.ts';
+import { type Edge, needsEdge, slowReader, startEdge } from '../support/edge.ts';
 import { LONG } from '../support/extent.ts';
-import { needs } from '../support/needs.ts';
 import { send, store, until } from '../support/serve.ts';
 
 const MIB = 2 ** 20;
@@ -17,7 +16,7 @@ describe('a large artifact at the edge', () => {
 
 	before(async function () {
 		this.timeout(300_000);
-		needs(this, hasEdge, EDGE_NEEDS);
+		await needsEdge(this);
 		edge = await startEdge();
 		const file = join(edge.root, 'sparse');
 		writeFileSync(file, 'begin');

@@ -2,10 +2,9 @@ import { rmSync, utimesSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { s3proxy } from '../support/cli.ts';
-import { EDGE_NEEDS, type Edge, hasEdge, Readers, sharedEdge, startEdge } from '../support/edge.ts';
+import { type Edge, needsEdge, Readers, sharedEdge, startEdge } from '../support/edge.ts';
 import { LONG } from '../support/extent.ts';
 import { HeldProxy } from '../support/held-proxy.ts';
-import { needs } from '../support/needs.ts';
 import { send, store, until } from '../support/serve.ts';
 
 const ROUNDS = LONG ? 500 : 40;
@@ -61,7 +60,7 @@ describe('after the answer to a POST nobody sees the old content', () => {
 	let edge: Edge;
 
 	before(async function () {
-		needs(this, hasEdge, EDGE_NEEDS);
+		await needsEdge(this);
 		edge = await sharedEdge();
 	});
 
@@ -174,7 +173,7 @@ describe('what does not pass Varnish', () => {
 	let edge: Edge;
 
 	before(async function () {
-		needs(this, hasEdge, EDGE_NEEDS);
+		await needsEdge(this);
 		edge = await sharedEdge();
 	});
 
