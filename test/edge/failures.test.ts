@@ -2,7 +2,7 @@ import { chmodSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { s3proxy } from '../support/cli.ts';
-import { type Edge, needsEdge, startEdge } from '../support/edge.ts';
+import { type Edge, needsEdge, replaced, startEdge } from '../support/edge.ts';
 import { LONG } from '../support/extent.ts';
 import { HeldProxy } from '../support/held-proxy.ts';
 import { postHead, raw, send, store, until } from '../support/serve.ts';
@@ -126,7 +126,7 @@ describe('failures behind the edge', () => {
 		const proxy = new HeldProxy();
 		const aged = await startEdge({
 			beforeNginx: (port) => proxy.listen(port),
-			vcl: (text) => text.replace('beresp.ttl = 10m', 'beresp.ttl = 0.01s'),
+			vcl: (text) => replaced(text, 'beresp.ttl = 10m', 'beresp.ttl = 0.01s'),
 		});
 		await store(aged.url, '/f', 'x');
 		expect((await send(aged.url, '/f')).text).to.equal('x');

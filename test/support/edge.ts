@@ -31,7 +31,7 @@ export async function needsEdge(test: Context): Promise<void> {
 }
 
 /** `text` with `what` replaced wherever it stands; it must be there. */
-function replaced(text: string, what: string, by: string): string {
+export function replaced(text: string, what: string, by: string): string {
 	if (!text.includes(what)) throw new Error(`the shipped file has no ${what} any more`);
 	return text.replaceAll(what, by);
 }
