@@ -66,9 +66,11 @@ sub check_upload_size {
 	}
 }
 
-# From which size on an artifact is not cached but piped from nginx.
+# From which size on an artifact is not cached but piped from nginx. Not too near to the size of the cache (-s malloc):
+# artifacts that are being sent cannot make room for others. With 64 MiB of 256 MiB, six slow readers of different ones
+# cut one another off.
 sub mark_large {
-	if (std.bytes(beresp.http.Content-Length, 0B) > 64MB) {
+	if (std.bytes(beresp.http.Content-Length, 0B) > 8MB) {
 		set bereq.http.S3proxy-Step = "large";
 	}
 }
@@ -299,7 +301,7 @@ sub vcl_backend_response {
 		return (retry);
 	}
 	if (beresp.status == 404) {
-		return (error(503, "s3proxy has it, and nginx does not find it. Try again; if it stays so, nginx's user may not read uploads/, or its root is another one."));
+		return (error(503, "s3proxy has it, and nginx does not find it. Try again; if it stays so, nginx's user may not read uploads/, or its root is another one: see nginx's error log."));
 	}
 	return (error(502, "nginx answered with " + beresp.status + "; see its error log"));
 }

@@ -5,10 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
 import { deferred } from '../../src/http/deferred.ts';
 import { keyId, s3proxy } from '../support/cli.ts';
-import { EDGE_NEEDS, hasEdge, startEdge } from '../support/edge.ts';
+import { needsEdge, startEdge } from '../support/edge.ts';
 import { LONG } from '../support/extent.ts';
 import { startFaultProxy } from '../support/fault-proxy.ts';
-import { needs } from '../support/needs.ts';
 import { freePort, s3Server } from '../support/radosgw.ts';
 import { intercept, send, serveHere, store, until } from '../support/serve.ts';
 
@@ -16,8 +15,8 @@ const CLIENTS = 500;
 const content = randomBytes(1_000_000);
 
 describe('what only the store has, at the edge', () => {
-	before(function () {
-		needs(this, hasEdge, EDGE_NEEDS);
+	before(async function () {
+		await needsEdge(this);
 	});
 
 	it(`${CLIENTS} clients who want it at once cause one GET at the S3 server`, async function () {

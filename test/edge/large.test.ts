@@ -4,9 +4,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
 import { s3proxy } from '../support/cli.ts';
-import { EDGE_NEEDS, type Edge, hasEdge, slowReader, startEdge } from '../support/edge.ts';
+import { type Edge, needsEdge, replaced, slowReader, startEdge } from '../support/edge.ts';
 import { LONG } from '../support/extent.ts';
-import { needs } from '../support/needs.ts';
 import { send, store, until } from '../support/serve.ts';
 
 const MIB = 2 ** 20;
@@ -17,7 +16,7 @@ describe('a large artifact at the edge', () => {
 
 	before(async function () {
 		this.timeout(300_000);
-		needs(this, hasEdge, EDGE_NEEDS);
+		await needsEdge(this);
 		edge = await startEdge();
 		const file = join(edge.root, 'sparse');
 		writeFileSync(file, 'begin');
@@ -55,6 +54,24 @@ describe('a large artifact at the edge', () => {
 		expect(grown).to.be.lessThan(48 * MIB);
 	});
 
+	it('slow readers of different artifacts do not cut one another off, though the cache could not hold them all', async function () {
+		this.timeout(300_000);
+		const size = 60 * MIB;
+		const readers = [];
+		for (let index = 0; index < 6; index++) {
+			const file = join(edge.root, 'sparse');
+			writeFileSync(file, '');
+			truncateSync(file, size);
+			expect((await s3proxy(edge.root, ['ingest', '--move', file, `slow/${index}`])).code).to.equal(0);
+			readers.push(await slowReader(edge.url, `/slow/${index}`));
+		}
+		for (const reader of readers) {
+			let received = 0;
+			for await (const chunk of reader) received += (chunk as Buffer).length;
+			expect(received).to.equal(size);
+		}
+	});
+
 	it('a range, HEAD and conditions are answered by nginx', async () => {
 		const part = await send(edge.url, '/large', { headers: { Range: 'bytes=-3' } });
 		expect([part.status, part.text]).to.deep.equal([206, 'end']);
@@ -69,7 +86,7 @@ describe('a large artifact at the edge', () => {
 
 	it('when it is gone from here a moment after it was, the client is told to come back; then it comes', async function () {
 		this.timeout(600_000);
-		const cold = await startEdge({ vcl: (text) => text.replace('> 64MB', '> 1KB') });
+		const cold = await startEdge({ vcl: (text) => replaced(text, '> 8MB', '> 1KB') });
 		await store(cold.url, '/f', Buffer.alloc(5000, 'x'));
 		expect((await send(cold.url, '/f')).status).to.equal(200);
 		for (const stage of ['encrypt', 'upload']) await s3proxy(cold.root, [stage]);

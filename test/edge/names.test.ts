@@ -4,7 +4,7 @@ import { Agent } from 'node:http';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { makeDirectory } from '../support/cli.ts';
-import { EDGE_NEEDS, type Edge, hasEdge, sharedEdge, startEdge } from '../support/edge.ts';
+import { type Edge, needsEdge, sharedEdge, startEdge } from '../support/edge.ts';
 import { needs } from '../support/needs.ts';
 import { FORM, file, form, raw, send, store } from '../support/serve.ts';
 
@@ -12,7 +12,7 @@ describe('names at the edge', () => {
 	let edge: Edge;
 
 	before(async function () {
-		needs(this, hasEdge, EDGE_NEEDS);
+		await needsEdge(this);
 		edge = await sharedEdge();
 	});
 
@@ -143,7 +143,7 @@ describe('names at the edge', () => {
 		symlinkSync('/etc', join(edge.root, 'uploads/link/etc'));
 		for (const target of ['/link/passwd', '/link/etc/passwd', '/link/outside']) {
 			const { status, text } = await send(edge.url, target);
-			expect(status, target).to.be.oneOf([409, 500]);
+			expect(status, target).to.equal(409);
 			expect(text).not.to.contain('root:');
 		}
 	});
@@ -197,7 +197,7 @@ describe('who may do what at the edge', () => {
 	let edge: Edge;
 
 	before(async function () {
-		needs(this, hasEdge, EDGE_NEEDS);
+		await needsEdge(this);
 		let added = true;
 		try {
 			execFileSync('ip', ['address', 'replace', `${ADDRESS}/32`, 'dev', 'lo'], { stdio: 'ignore' });

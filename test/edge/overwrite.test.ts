@@ -2,10 +2,9 @@ import { rmSync, utimesSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { s3proxy } from '../support/cli.ts';
-import { EDGE_NEEDS, type Edge, hasEdge, Readers, sharedEdge, startEdge } from '../support/edge.ts';
+import { type Edge, needsEdge, Readers, replaced, sharedEdge, startEdge } from '../support/edge.ts';
 import { LONG } from '../support/extent.ts';
 import { HeldProxy } from '../support/held-proxy.ts';
-import { needs } from '../support/needs.ts';
 import { send, store, until } from '../support/serve.ts';
 
 const ROUNDS = LONG ? 500 : 40;
@@ -61,7 +60,7 @@ describe('after the answer to a POST nobody sees the old content', () => {
 	let edge: Edge;
 
 	before(async function () {
-		needs(this, hasEdge, EDGE_NEEDS);
+		await needsEdge(this);
 		edge = await sharedEdge();
 	});
 
@@ -84,14 +83,14 @@ describe('after the answer to a POST nobody sees the old content', () => {
 
 	it('with eight readers, of a large artifact that is piped', async function () {
 		this.timeout(600_000);
-		const small = await startEdge({ vcl: (text) => text.replace('> 64MB', '> 32KB') });
+		const small = await startEdge({ vcl: (text) => replaced(text, '> 8MB', '> 32KB') });
 		await overwriteLoop(small, '/piped', 64 * 1024);
 		expect(small.counter('MAIN.s_pipe')).to.be.greaterThan(ROUNDS);
 		await small.stop();
 	});
 
 	it('also when it becomes large, and small again', async () => {
-		const edges = await startEdge({ vcl: (text) => text.replace('> 64MB', '> 32KB') });
+		const edges = await startEdge({ vcl: (text) => replaced(text, '> 8MB', '> 32KB') });
 		for (const [number, bytes] of [4096, 65_536, 4096, 65_536, 65_536, 4096].entries()) {
 			await store(edges.url, '/f', version(number, bytes));
 			const { text } = await send(edges.url, '/f');
@@ -174,7 +173,7 @@ describe('what does not pass Varnish', () => {
 	let edge: Edge;
 
 	before(async function () {
-		needs(this, hasEdge, EDGE_NEEDS);
+		await needsEdge(this);
 		edge = await sharedEdge();
 	});
 
@@ -213,7 +212,7 @@ describe('what does not pass Varnish', () => {
 
 	it('something else than our Varnish at that address is a warning, too', async () => {
 		const edges = await startEdge({
-			vcl: (text) => text.replace('"127.0.0.0"/8;\n\t"::1";\n}\n\n# The largest', '"192.0.2.1";\n}\n\n# The largest'),
+			vcl: (text) => replaced(text, '"127.0.0.0"/8;\n\t"::1";\n}\n\n# The largest', '"192.0.2.1";\n}\n\n# The largest'),
 		});
 		const { code, stderr } = await s3proxy(edges.root, ['ingest', '-', 'f'], { stdin: 'x' });
 		expect(code).to.equal(0);

@@ -3,8 +3,7 @@ import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { s3proxy } from '../support/cli.ts';
-import { EDGE_NEEDS, type Edge, hasEdge, sharedEdge } from '../support/edge.ts';
-import { needs } from '../support/needs.ts';
+import { type Edge, needsEdge, sharedEdge } from '../support/edge.ts';
 import { send, store } from '../support/serve.ts';
 
 const content = randomBytes(200_000);
@@ -20,7 +19,7 @@ describe('reading through the edge', () => {
 	let edge: Edge;
 
 	before(async function () {
-		needs(this, hasEdge, EDGE_NEEDS);
+		await needsEdge(this);
 		edge = await sharedEdge();
 		expect((await store(edge.url, '/hot', content)).status).to.equal(201);
 		await send(edge.url, '/hot');

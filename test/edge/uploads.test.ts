@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
 import { addKey, makeDirectory, treeOf } from '../support/cli.ts';
-import { EDGE_NEEDS, type Edge, hasEdge, sharedEdge, startEdge } from '../support/edge.ts';
+import { type Edge, needsEdge, sharedEdge, startEdge } from '../support/edge.ts';
 import { LONG } from '../support/extent.ts';
 import { needs } from '../support/needs.ts';
 import { FORM, file, form, postHead, raw, send, store, until } from '../support/serve.ts';
@@ -16,7 +16,7 @@ describe('uploads through the edge', () => {
 	let edge: Edge;
 
 	before(async function () {
-		needs(this, hasEdge, EDGE_NEEDS);
+		await needsEdge(this);
 		edge = await sharedEdge();
 	});
 

@@ -5,7 +5,21 @@ import { join } from 'node:path';
 import { expect } from 'chai';
 import { deferred } from '../../src/http/deferred.ts';
 import { makeRoot, s3proxy } from '../support/cli.ts';
-import { config, intercept, type Served, send, serve, serveHere, store, until } from '../support/serve.ts';
+import {
+	config,
+	FORM,
+	file,
+	form,
+	intercept,
+	postHead,
+	raw,
+	type Served,
+	send,
+	serve,
+	serveHere,
+	store,
+	until,
+} from '../support/serve.ts';
 
 const EDGE = { 'S3proxy-Edge': '1' };
 const content = Buffer.alloc(300_000, 'content');
@@ -61,6 +75,30 @@ describe('the edge', () => {
 		expect(existsSync(join(root, 'uploads/cold'))).to.equal(true);
 		expect((await send(url, '/cold')).body.equals(content)).to.equal(true);
 		await stop();
+	});
+
+	it('POST: is told the line of the answer in a header too, byte for byte', async () => {
+		const headers = { ...FORM, ...EDGE };
+		const stored = await send(served.url, '/caf%C3%A9', { method: 'POST', headers, body: form(file('x')) });
+		expect([stored.status, stored.text]).to.deep.equal([201, 'saved café (1 bytes)\n']);
+		const line = String(stored.headers['s3proxy-line']);
+		expect(Buffer.from(line, 'latin1').toString('utf8')).to.equal('saved café (1 bytes)');
+		const refused = await send(served.url, '/f', { method: 'POST', headers, body: form() });
+		expect(`${String(refused.headers['s3proxy-line'])}\n`).to.equal(refused.text);
+		expect((await store(served.url, '/direct', 'x')).headers).not.to.have.property('s3proxy-line');
+	});
+
+	it('POST: a body that is refused early is read to its end, because the edge hears the answer after it', async () => {
+		const body = form(file(Buffer.alloc(20_000_000)));
+		const { socket, all } = await raw(
+			served.url,
+			postHead('/f', body.length, 'S3proxy-Edge: 1\r\nRepr-Digest: sha-256=:x:\r\n'),
+		);
+		// Fails with EPIPE if the connection is closed before.
+		await new Promise<void>((resolve, reject) => {
+			socket.write(body, (error) => (error ? reject(error) : resolve()));
+		});
+		expect(await all).to.match(/^HTTP\/1\.1 400 /);
 	});
 
 	it('only S3proxy-Edge: 1 is the edge', async () => {

@@ -2,27 +2,36 @@
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { Agent, get as httpGet, type IncomingMessage } from 'node:http';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { Context } from 'mocha';
 import { makeDirectory, makeRoot, type RunOptions } from './cli.ts';
+import { needs } from './needs.ts';
+import { installPrograms } from './packages.ts';
 import { freePort } from './radosgw.ts';
 import { type Answer, type Served, send, serve, until } from './serve.ts';
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 const shipped = (name: string) => readFileSync(join(PROJECT, name), 'utf8');
 
-/** Whether this machine can run the edge: its programs, and root, who starts them as the users they are made for. */
-export const hasEdge = process.getuid?.() === 0 && ['varnishd', 'varnishadm', 'nginx'].every(isInstalled);
-export const EDGE_NEEDS = 'varnish, nginx and root';
+const PACKAGES = ['varnish', 'nginx-light', 'iproute2'];
 
-function isInstalled(program: string): boolean {
-	return `${process.env.PATH ?? ''}${delimiter}/usr/sbin`.split(delimiter).some((at) => existsSync(join(at, program)));
+let obstacle: Promise<string | undefined> | undefined;
+
+/** Skips a test, or a suite in its `before`, on a machine that cannot run the edge; in CI that is an error. */
+export async function needsEdge(test: Context): Promise<void> {
+	test.timeout(300_000);
+	// Varnish and nginx are started by root, as the users they are made for.
+	const isRoot = process.getuid?.() === 0;
+	if (isRoot) obstacle ??= installPrograms(['varnishd', 'varnishadm', 'varnishstat', 'nginx', 'ip'], PACKAGES);
+	const why = isRoot ? await obstacle : 'this is not root';
+	needs(test, why === undefined, `Varnish and nginx (${why})`);
 }
 
 /** `text` with `what` replaced wherever it stands; it must be there. */
-function replaced(text: string, what: string, by: string): string {
+export function replaced(text: string, what: string, by: string): string {
 	if (!text.includes(what)) throw new Error(`the shipped file has no ${what} any more`);
 	return text.replaceAll(what, by);
 }
