@@ -2,14 +2,14 @@
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomBytes, randomUUID } from 'node:crypto';
-import { existsSync } from 'node:fs';
-import { access, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { access, mkdir, mkdtemp, readdir, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { CreateBucketCommand, S3Client } from '@aws-sdk/client-s3';
+import { installPrograms } from './debian.ts';
 
 const run = promisify(execFile);
 
@@ -25,7 +25,6 @@ export interface S3Server {
 
 const PACKAGES = ['ceph-mon', 'ceph-osd', 'radosgw'];
 const PROGRAMS = ['ceph', 'ceph-mon', 'ceph-osd', 'monmaptool', 'radosgw', 'radosgw-admin'];
-const POLICY = '/usr/sbin/policy-rc.d';
 
 let started: Promise<S3Server | undefined> | undefined;
 
@@ -39,48 +38,12 @@ export function s3Server(): Promise<S3Server | undefined> {
 }
 
 async function startIfPossible(): Promise<S3Server | undefined> {
-	const obstacle = await installPrograms();
+	const obstacle = await installPrograms(PROGRAMS, PACKAGES);
 	if (obstacle === undefined) return await start();
 	const message = `no S3 server for tests: ${obstacle}`;
 	if (process.env.CI === 'true') throw new Error(message);
 	process.stderr.write(`${message}; what needs one is skipped\n`);
 	return undefined;
-}
-
-function isInstalled(program: string): boolean {
-	const directories = (process.env.PATH ?? '').split(delimiter);
-	return directories.some((directory) => existsSync(join(directory, program)));
-}
-
-/** @returns why it cannot be done */
-async function installPrograms(): Promise<string | undefined> {
-	const missing = PROGRAMS.filter((program) => !isInstalled(program));
-	if (missing.length === 0) return undefined;
-	if (!isInstalled('apt-get')) return `${missing.join(', ')} missing, and this is no Debian`;
-	if (process.getuid?.() !== 0) return `${missing.join(', ')} missing, and only root can install them`;
-	process.stderr.write(`installing ${PACKAGES.join(', ')} for tests\n`);
-	// Says to the packages' scripts: start no services.
-	const ownPolicy = !existsSync(POLICY);
-	if (ownPolicy) await writeFile(POLICY, '#!/bin/sh\nexit 101\n', { mode: 0o755 });
-	try {
-		await aptGet('install').catch(async () => {
-			await aptGet('update');
-			await aptGet('install');
-		});
-	} catch (error) {
-		return `installing ${PACKAGES.join(', ')} failed: ${String(error)}`;
-	} finally {
-		if (ownPolicy) await rm(POLICY, { force: true });
-	}
-	return undefined;
-}
-
-async function aptGet(what: 'install' | 'update'): Promise<void> {
-	const rest = what === 'install' ? ['-y', '--no-install-recommends', ...PACKAGES] : [];
-	await run('apt-get', ['-q', '-o', 'DPkg::Lock::Timeout=600', what, ...rest], {
-		env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
-		maxBuffer: 2 ** 26,
-	});
 }
 
 /** A cluster in a temporary directory, and the daemons that belong to it. */
