@@ -1,12 +1,13 @@
 /**
  * What issue 2 promises of speed and memory, measured on this machine, with the built CLI in processes of its own.
  *
- *     npm run bench [-- NAME…]      only these: post encrypt small memory start s3
+ *     npm run bench [-- NAME…]      only these: post encrypt small memory start s3 edge
  */
 
 import { mkdir, open, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { s3Server } from '../test/support/radosgw.js';
+import { requestsPerSecond, startEdge } from './edge.js';
 import { cleanUp, type Measured, makeRoot, medianSeconds, s3proxy, scratch, shell, startServer } from './measure.js';
 
 const GIB = 2 ** 30;
@@ -174,7 +175,25 @@ async function s3(): Promise<void> {
 	tell('fetch 10,000 x 4 KiB, S3', `${(10_000 / downSmall.seconds).toFixed(0)}/s, ${cpu(downSmall)}`);
 }
 
-const all = { start, post, encrypt, small, memory, s3 };
+async function edge(): Promise<void> {
+	const started = await startEdge();
+	if (started === undefined) return tell('hot 4 KiB through Varnish', 'no varnishd, nginx and wrk here, or not root');
+	try {
+		const [varnish, nginx]: [number[], number[]] = [[], []];
+		// In turns, so that both meet the same machine.
+		for (let round = 0; round < 3; round++) {
+			varnish.push(await requestsPerSecond(started.varnish));
+			nginx.push(await requestsPerSecond(started.nginx));
+		}
+		const [ours, theirs] = [Math.max(...varnish), Math.max(...nginx)];
+		const figure = `${ours.toFixed(0)} requests/s; nginx alone ${theirs.toFixed(0)} (${(ours / theirs).toFixed(2)} of it)`;
+		tell('hot 4 KiB through Varnish', figure);
+	} finally {
+		await started.stop();
+	}
+}
+
+const all = { start, post, encrypt, small, memory, s3, edge };
 const chosen = process.argv.slice(2);
 try {
 	for (const [name, measure] of Object.entries(all)) {

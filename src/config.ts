@@ -2,7 +2,7 @@
 
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
-import { isAbsolute, join } from 'node:path';
+import { isAbsolute, join, resolve } from 'node:path';
 import { isMap, isScalar, LineCounter, type ParsedNode, parseDocument, type YAMLMap } from 'yaml';
 import { S3proxyError } from './errors.js';
 import { isErrno } from './fs/durable.js';
@@ -39,6 +39,10 @@ export interface Config {
 	readonly listen: string;
 	/** Seconds without a byte from or to an HTTP client. */
 	readonly clientTimeout: number;
+	/** The file that says who may upload, absolute; undefined: everybody may. */
+	readonly auth: string | undefined;
+	/** URL of the Varnish in front, told when an artifact changes without its knowledge. */
+	readonly varnish: string | undefined;
 	readonly s3: S3Config;
 }
 
@@ -46,6 +50,9 @@ export interface Config {
 export const DEFAULT_SEAL_JOBS = availableParallelism();
 /** Work that waits for the store. */
 export const DEFAULT_STORE_JOBS = 8;
+
+/** Without a path: an artifact's is put after it. */
+const VARNISH_URL = /^http:\/\/(\[[0-9a-f:]+\]|[^:/?#@\s]+)(:\d{1,5})?\/?$/i;
 
 const UNITS: Readonly<Record<string, number>> = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
 
@@ -142,7 +149,7 @@ function storeAddress(text: string, root: string): StoreAddress {
 /**
  * @param text the content of config.yaml
  * @param file its name, for errors
- * @param root what a relative `file:` store is relative to
+ * @param root what a relative `file:` store and `auth` are relative to
  * @throws S3proxyError `bad-config`, naming the key and the line
  */
 export function parseConfig(text: string, file: string, root: string): Config {
@@ -167,6 +174,7 @@ export function parseConfig(text: string, file: string, root: string): Config {
 		/^(file:.+|s3:\/\/[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\/?)$/,
 		'file:DIRECTORY or s3://BUCKET',
 	);
+	const auth = top.text('auth', /./, 'the path of a file');
 	const config: Config = {
 		encryption: top.boolean('encryption', true),
 		store: storeAddress((store ?? 'file:bucket').replace(/\/$/, ''), root),
@@ -184,6 +192,8 @@ export function parseConfig(text: string, file: string, root: string): Config {
 				'ADDRESS:PORT or the path of a unix socket',
 			) ?? '127.0.0.1:9292',
 		clientTimeout: top.number('client_timeout', 1, 86_400, 'seconds') ?? 60,
+		auth: auth === undefined ? undefined : resolve(root, auth),
+		varnish: top.text('varnish', VARNISH_URL, 'a URL such as http://127.0.0.1:80'),
 		s3: {
 			region: s3.text('region', /./, 'a region name'),
 			endpoint: s3.text('endpoint', /^https?:\/\/[^/]/, 'a URL such as https://s3.example.org'),

@@ -9,6 +9,7 @@ export type ErrorCode =
 	| 'bad-usage'
 	| 'bad-config'
 	| 'bad-key'
+	| 'unauthorized'
 	| 'bad-form'
 	| 'not-multipart'
 	| 'not-found'
@@ -40,6 +41,7 @@ export const OUTCOMES: Readonly<Record<ErrorCode, Outcome>> = {
 	'bad-usage': { exit: 2, status: 400 },
 	'bad-config': { exit: 3, status: 500 },
 	'bad-key': { exit: 3, status: 500 },
+	unauthorized: { exit: 1, status: 401 },
 	'bad-form': { exit: 2, status: 400 },
 	'not-multipart': { exit: 2, status: 415 },
 	'not-found': { exit: 4, status: 404 },

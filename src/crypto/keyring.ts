@@ -1,15 +1,15 @@
 /** The keys of a root: which one is the latest, and which older ones there are. */
 
 import type { Buffer } from 'node:buffer';
-import { constants, type Dirent } from 'node:fs';
+import { constants, type Dirent, type Stats } from 'node:fs';
 import { type FileHandle, open, readdir, readlink, realpath } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { errnoOf, S3proxyError } from '../errors.js';
+import { exposureOf } from '../fs/private-file.js';
 import { FormatError } from './format.js';
 import { checkKeyMaterial, keyIdOf, MAX_KEY_SIZE } from './key-material.js';
 
 const LATEST = 'latest';
-const GROUP_OR_OTHERS = 0o077;
 
 /** One key file. */
 export interface Key {
@@ -166,7 +166,7 @@ async function readKey(keysDirectory: string, name: string): Promise<DatedKey> {
 		if (stat.size > MAX_KEY_SIZE) throw new NotAKey(`it has ${stat.size} bytes, ${MAX_KEY_SIZE} is the most`);
 		const material = await file.readFile();
 		assertIsKey(material);
-		assertIsPrivate(path, stat.mode);
+		assertIsPrivate(path, stat);
 		return { id: keyIdOf(material), material, name, changedMs: stat.mtimeMs };
 	} finally {
 		await file.close();
@@ -193,12 +193,10 @@ function assertIsKey(material: Buffer): void {
 	}
 }
 
-function assertIsPrivate(path: string, mode: number): void {
-	if ((mode & GROUP_OR_OTHERS) === 0) return;
-	const octal = (mode & 0o777).toString(8).padStart(4, '0');
-	throw new S3proxyError('bad-key', `the key ${path} is accessible to group or others (mode ${octal})`, {
-		hint: `chmod 0600 ${path}`,
-	});
+function assertIsPrivate(path: string, stat: Stats): void {
+	const exposure = exposureOf(stat);
+	if (exposure === undefined) return;
+	throw new S3proxyError('bad-key', `the key ${path} ${exposure}`, { hint: `chmod 0600 ${path}` });
 }
 
 function missingLatest(keysDirectory: string, found: readonly Key[]): S3proxyError {

@@ -34,7 +34,14 @@ export async function writeAll(handle: FileHandle, content: Uint8Array, position
 /** How much is written before the disk is told to begin: otherwise all of it would wait for the fsync at the end. */
 const WRITE_BEHIND = 32 * 2 ** 20;
 
-/** Appends chunks to a file from its start: while some are being written, the next are collected. Holds two batches at most. */
+/**
+ * Buffers that no writer has at the moment. Chunks from the network are copied into these and left to the garbage
+ * collector at once: those that outlive a scavenge cost a full collection every 64 MiB.
+ */
+const idleBuffers: Buffer[] = [];
+const IDLE_BUFFERS = 16;
+
+/** Appends chunks to a file from its start: while one buffer is being written, the next is filled. */
 export class ChunkWriter {
 	readonly #handle: FileHandle;
 	readonly #writeBehind: boolean;
@@ -42,8 +49,8 @@ export class ChunkWriter {
 	#syncing: Promise<void> | undefined;
 	#syncFailure: { error: unknown } | undefined;
 	#position = 0;
-	#batch: Uint8Array[] = [];
-	#batchBytes = 0;
+	#buffer: Buffer | undefined;
+	#filled = 0;
 	#writing: Promise<void> = Promise.resolve();
 
 	/** @param options.writeBehind the file will be fsynced in the end: sync what is written while the rest comes */
@@ -52,11 +59,17 @@ export class ChunkWriter {
 		this.#writeBehind = options.writeBehind;
 	}
 
-	/** Resolves when more can be taken. @throws what writing an earlier chunk threw */
+	/** Resolves when more can be taken; `chunk` is the caller's again. @throws what writing an earlier chunk threw */
 	async write(chunk: Uint8Array): Promise<void> {
-		this.#batch.push(chunk);
-		this.#batchBytes += chunk.length;
-		if (this.#batchBytes >= WRITE_SIZE) await this.#flush();
+		for (let taken = 0; taken < chunk.length; ) {
+			this.#buffer ??= idleBuffers.pop() ?? Buffer.allocUnsafeSlow(WRITE_SIZE);
+			const room = WRITE_SIZE - this.#filled;
+			const part = chunk.length - taken <= room && taken === 0 ? chunk : chunk.subarray(taken, taken + room);
+			this.#buffer.set(part, this.#filled);
+			this.#filled += part.length;
+			taken += part.length;
+			if (this.#filled === WRITE_SIZE) await this.#flush();
+		}
 	}
 
 	/** Resolves when all that was taken is written. @throws also what syncing an earlier part threw */
@@ -95,25 +108,21 @@ export class ChunkWriter {
 	async #flush(): Promise<void> {
 		await this.#writing;
 		this.#throwSyncFailure();
-		const batch = this.#batch;
-		this.#batch = [];
-		this.#batchBytes = 0;
-		this.#writing = this.#writeBatch(batch);
+		if (this.#buffer === undefined) return;
+		this.#writing = this.#writeOut(this.#buffer, this.#filled);
 		// Whoever comes next awaits it; until then a failure must not count as unhandled.
 		this.#writing.catch(() => undefined);
+		this.#buffer = undefined;
+		this.#filled = 0;
 	}
 
-	async #writeBatch(batch: Uint8Array[]): Promise<void> {
-		const total = batch.reduce((bytes, { length }) => bytes + length, 0);
-		if (total === 0) return;
-		const { bytesWritten } = await this.#handle.writev(batch, this.#position);
-		this.#position += bytesWritten;
-		this.#syncBehind(total);
-		// A short write is rare (a full disk, a signal): the rest goes the plain way, and says what is wrong.
-		if (bytesWritten < total) {
-			const rest = Buffer.concat(batch).subarray(bytesWritten);
-			await writeAll(this.#handle, rest, this.#position);
-			this.#position += rest.length;
+	async #writeOut(buffer: Buffer, length: number): Promise<void> {
+		try {
+			await writeAll(this.#handle, buffer.subarray(0, length), this.#position);
+		} finally {
+			if (idleBuffers.length < IDLE_BUFFERS) idleBuffers.push(buffer);
 		}
+		this.#position += length;
+		this.#syncBehind(length);
 	}
 }

@@ -6,7 +6,7 @@
  * wait for the disk is asynchronous.
  */
 
-import { lstatSync, type Stats } from 'node:fs';
+import { chmodSync, lstatSync, type Stats } from 'node:fs';
 import { mkdir, open, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoOf } from '../errors.js';
@@ -48,18 +48,20 @@ export async function syncDirectory(directory: string): Promise<void> {
 
 /**
  * `mkdir -p`. With `sync`, every directory in which one was made is synced, up to the first that already existed.
+ * @param mode of those that are made, whatever the umask; undefined: as the umask has it
  * @throws ENOTDIR or EEXIST when a component is a file
  */
-async function makeDirectories(directory: string, sync: boolean): Promise<void> {
+async function makeDirectories(directory: string, sync: boolean, mode?: number): Promise<void> {
 	for (;;) {
 		try {
 			await mkdir(directory);
+			if (mode !== undefined) chmodSync(directory, mode);
 			break;
 		} catch (error) {
 			if (isErrno(error, 'EEXIST')) return;
 			if (!isErrno(error, 'ENOENT')) throw error;
 			// Goes round again: somebody may clear empty directories between the parent's making and ours.
-			await makeDirectories(dirname(directory), sync);
+			await makeDirectories(dirname(directory), sync, mode);
 		}
 	}
 	if (sync) await syncDirectory(dirname(directory));
@@ -70,14 +72,20 @@ const ATTEMPTS = 10;
 /**
  * Runs `make`, which makes a name in `directory`; when the directory is not there (or repair took it away, empty, at this
  * moment), makes it and tries again.
+ * @param mode as in `makeDirectories`
  */
-export async function inDirectory<T>(directory: string, sync: boolean, make: () => Promise<T>): Promise<T> {
+export async function inDirectory<T>(
+	directory: string,
+	sync: boolean,
+	make: () => Promise<T>,
+	mode?: number,
+): Promise<T> {
 	for (let attempt = 1; ; attempt++) {
 		try {
 			return await make();
 		} catch (error) {
 			if (!isErrno(error, 'ENOENT') || attempt === ATTEMPTS) throw error;
-			await makeDirectories(directory, sync);
+			await makeDirectories(directory, sync, mode);
 		}
 	}
 }

@@ -1,13 +1,15 @@
 /** How answers that are not a file leave: one line of text, or a problem document, also while the client still sends. */
 
 import { type IncomingMessage, type OutgoingHttpHeaders, STATUS_CODES } from 'node:http';
-import { explain, isS3proxyError } from '../errors.js';
+import { explain, isS3proxyError, type S3proxyError } from '../errors.js';
 import { describeError, type Log } from '../log.js';
-import type { Exchange } from './exchange.js';
+import { type Exchange, isFromEdge, targetOfRequest } from './exchange.js';
 
 /** How much is still taken from a client that has its answer and sends on: ordinary clients see the answer meanwhile. */
 const LINGER_BYTES = 4 * 2 ** 20;
 const LINGER_MS = 2000;
+/** What a client that may not upload is asked for. */
+const CHALLENGE = 'Bearer realm="s3proxy", Basic realm="s3proxy"';
 
 /** One line for the client. */
 export interface Answer {
@@ -33,18 +35,24 @@ export async function answerProblem(exchange: Exchange, { status, line, headers 
 /** Sends what was thrown, with the status of the one table, and logs what an operator has to know of. */
 export async function answerError(exchange: Exchange, thrown: unknown): Promise<void> {
 	const { context, request, response } = exchange;
-	const doing = `${request.method} ${request.url}`;
+	// Without query, user and password: they are nobody's business, and may be secrets.
+	const doing = `${request.method} ${targetOfRequest(request).split('?', 1)[0]}`;
 	const error = explain(thrown, doing);
 	const known = isS3proxyError(error);
-	const { status, retryAfter } = known ? error.outcome : { status: 500, retryAfter: undefined };
+	const { status } = known ? error.outcome : { status: 500 };
 	if (status >= 500) logError(context.log, doing, status, error);
 	// Too late for another status; a connection that breaks off is what tells the client.
 	if (response.headersSent) {
 		response.destroy();
 		return;
 	}
-	const headers = retryAfter === undefined ? {} : { 'Retry-After': String(retryAfter) };
+	const headers = known ? headersOf(error) : {};
 	await answerProblem(exchange, { status, line: known ? describeError(error) : 'internal error', headers });
+}
+
+function headersOf({ code, outcome: { retryAfter } }: S3proxyError): OutgoingHttpHeaders {
+	if (code === 'unauthorized') return { 'WWW-Authenticate': CHALLENGE };
+	return retryAfter === undefined ? {} : { 'Retry-After': String(retryAfter) };
 }
 
 function logError(log: Log, request: string, status: number, error: unknown): void {
@@ -55,19 +63,31 @@ function logError(log: Log, request: string, status: number, error: unknown): vo
 async function send(exchange: Exchange, status: number, headers: OutgoingHttpHeaders, body: string): Promise<void> {
 	const { request, response } = exchange;
 	// HEAD and 304 are kept without a body by node:http.
-	const all = { ...headers, 'Content-Length': Buffer.byteLength(body) };
+	// Not as a string, which Node.js would join to the headers and encode them, too.
+	const bytes = Buffer.from(body);
+	const all = { ...headers, ...lineForEdge(request, body), 'Content-Length': bytes.length };
 	if (!isBodyUnderWay(request)) {
 		response.writeHead(status, all);
-		response.end(body);
+		response.end(bytes);
 		return;
 	}
 	response.writeHead(status, { ...all, Connection: 'close' });
 	response.flushHeaders();
 	// The client has the whole answer with this. Not `end`, which would close the connection: with unread data in it the
 	// kernel sends a reset, and many a client would report that instead of the answer.
-	response.write(body);
-	await discard(request);
+	response.write(bytes);
+	await discard(exchange);
 	response.end();
+}
+
+/**
+ * The body once more, as a header: Varnish answers a POST after it has purged the old content, and what it can carry
+ * over until then is headers.
+ */
+function lineForEdge(request: IncomingMessage, body: string): OutgoingHttpHeaders {
+	if (request.method !== 'POST' || !isFromEdge(request)) return {};
+	// Node.js writes one byte for each character.
+	return { 'S3proxy-Line': Buffer.from(body.trimEnd(), 'utf8').toString('latin1') };
 }
 
 /** Whether the client announced a body that has not come to its end. */
@@ -80,13 +100,16 @@ export function hasBody({ headers }: IncomingMessage): boolean {
 	return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
 }
 
-async function discard(request: IncomingMessage): Promise<void> {
+async function discard({ request, context }: Exchange): Promise<void> {
 	if (request.destroyed) return;
+	// Varnish reads an answer when it has sent the whole body. Cut off before, it would give its client none at all.
+	const toTheEnd = isFromEdge(request);
 	await new Promise<void>((resolve) => {
-		let left = LINGER_BYTES;
-		const timer = setTimeout(done, LINGER_MS);
+		let left = toTheEnd ? Number.POSITIVE_INFINITY : LINGER_BYTES;
+		const timer = setTimeout(done, toTheEnd ? context.config.clientTimeout * 1000 : LINGER_MS);
 		function count(chunk: Buffer) {
 			left -= chunk.length;
+			if (toTheEnd) timer.refresh();
 			if (left < 0) done();
 		}
 		function done() {

@@ -7,8 +7,8 @@ export interface Exchange {
 	readonly context: Context;
 	readonly request: IncomingMessage;
 	readonly response: ServerResponse;
-	/** The client sends its body only when it is told to (`Expect: 100-continue`). */
-	readonly awaitsContinue: boolean;
+	/** `continue`: the client sends its body only when it is told to (`Expect: 100-continue`). */
+	readonly expects: 'none' | 'continue' | 'unknown';
 }
 
 /** The path and query of a request: `/a/b?c`, also when the client sent `http://host/a/b?c`. */
@@ -18,6 +18,11 @@ export function targetOfRequest(request: IncomingMessage): string {
 	if (absolute === null) return target;
 	const rest = target.slice(absolute[0].length);
 	return rest.startsWith('/') ? rest : `/${rest}`;
+}
+
+/** Whether Varnish asks, which takes this header from what its own clients send. */
+export function isFromEdge({ headers }: IncomingMessage): boolean {
+	return headers['s3proxy-edge'] === '1';
 }
 
 /** Resolves when the answer is with the operating system, or its connection is gone. */

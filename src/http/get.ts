@@ -6,7 +6,7 @@ import { type ArtifactPath, artifactPathOfTarget } from '../state/artifact-path.
 import { lookUp, type OpenArtifact, openArtifact } from '../state/artifacts.js';
 import { hasBody } from './answer.js';
 import { deferred } from './deferred.js';
-import { closed, type Exchange, targetOfRequest } from './exchange.js';
+import { closed, type Exchange, isFromEdge, targetOfRequest } from './exchange.js';
 import { sendFile } from './file-response.js';
 
 /** How often an artifact may vanish between its fetch and our opening it. */
@@ -22,7 +22,7 @@ export interface GetOptions {
 export async function get(exchange: Exchange, options: GetOptions): Promise<void> {
 	const path = artifactPathOfTarget(targetOfRequest(exchange.request));
 	if (hasBody(exchange.request)) throw new S3proxyError('bad-usage', 'a GET or HEAD has no body here');
-	if (exchange.request.headers['s3proxy-edge'] === '1') return tellEdge(exchange, path, options);
+	if (isFromEdge(exchange.request)) return tellEdge(exchange, path, options);
 	const artifact = await openOrFetch(exchange, path, options);
 	if (artifact !== undefined) await sendFile(exchange, artifact);
 }

@@ -2,7 +2,7 @@
 
 import { lstat, unlink } from 'node:fs/promises';
 import type { Server } from 'node:http';
-import { connect } from 'node:net';
+import { BlockList, connect, isIPv6 } from 'node:net';
 import { resolve } from 'node:path';
 import { errnoOf, S3proxyError } from '../errors.js';
 import { isErrno } from '../fs/durable.js';
@@ -16,6 +16,17 @@ const HINTS: Readonly<Record<string, string>> = {
 	EADDRNOTAVAIL: 'This machine does not have that address',
 	ENOENT: 'The directory of the socket does not exist',
 };
+
+const LOOPBACK = new BlockList();
+LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4');
+LOOPBACK.addAddress('::1', 'ipv6');
+
+/** Whether a server that listens can be reached from other machines: not on a unix socket, not on loopback. */
+export function isOpenToOthers(server: Server): boolean {
+	const address = server.address();
+	if (address === null || typeof address === 'string') return false;
+	return !LOOPBACK.check(address.address, isIPv6(address.address) ? 'ipv6' : 'ipv4');
+}
 
 /**
  * @param listen `ADDRESS:PORT` or the path of a unix socket, as in the config

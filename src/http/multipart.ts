@@ -4,19 +4,16 @@ import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import busboy, { type Busboy, type FieldInfo, type FileInfo } from 'busboy';
 import { S3proxyError } from '../errors.js';
-import { BoundaryGuard, boundaryOf } from './boundary-guard.js';
 import { deferred } from './deferred.js';
 import { digestOfField } from './digest.js';
+import { FileContent } from './file-content.js';
+import { boundaryOf, FormPieces, type Piece } from './form-pieces.js';
 import { IdleTimer } from './idle-timer.js';
 
 /** What a form may have around the file: delimiters, headers, other fields. */
 export const FORM_OVERHEAD = 64 * 2 ** 10;
 /** No `fileSize`: who takes the content counts it, and busboy would cut a file off silently. */
 const LIMITS = { fieldSize: 16 * 2 ** 10, fields: 32, files: 8, parts: 64 } as const;
-/** What waits for the disk waits here, in the chunks that came. */
-const FORM_BUFFER = 2 ** 20;
-/** Less than a chunk: a file stream that holds several joins them when it is read, which is one more copy of everything. */
-const FILE_BUFFER = 2 ** 14;
 const USE_FORM = "Send a form with one file field named file, such as curl -F 'file=@FILE' URL makes.";
 
 /** The client went away or fell silent: there is nobody to answer. */
@@ -35,7 +32,7 @@ export interface FormOptions {
 	/** Seconds without a byte. */
 	readonly idleTimeout: number;
 	/** Takes the content of the file field; `form` is what has come before it. */
-	readonly onFile: (content: Readable, form: Form) => Promise<void>;
+	readonly onFile: (content: AsyncIterable<Uint8Array>, form: Form) => Promise<void>;
 }
 
 function badForm(what: string, hint = USE_FORM): S3proxyError {
@@ -64,11 +61,12 @@ export async function readForm(request: IncomingMessage, boundary: string, optio
 class FormReader {
 	readonly #request: IncomingMessage;
 	readonly #options: FormOptions;
-	readonly #guard: BoundaryGuard;
+	readonly #pieces: FormPieces;
 	readonly #parser: Busboy;
 	readonly #idle: IdleTimer;
 	readonly #ended = deferred<void>();
 	#received = 0;
+	#content: FileContent | undefined;
 	#file: Promise<void> | undefined;
 	#sha256: string | undefined;
 	#hint: string | undefined;
@@ -76,8 +74,8 @@ class FormReader {
 	constructor(request: IncomingMessage, boundary: string, options: FormOptions) {
 		this.#request = request;
 		this.#options = options;
-		this.#guard = new BoundaryGuard(boundary);
-		// Our own reading of the boundary, so that busboy and the guard mean the same.
+		this.#pieces = new FormPieces(boundary);
+		// Our own reading of the boundary, so that busboy and the pieces mean the same.
 		const headers = { 'content-type': `multipart/form-data; boundary=${JSON.stringify(boundary)}` };
 		this.#parser = openParser(headers);
 		this.#idle = new IdleTimer(options.idleTimeout, () => this.#fail(new ClientGone('the client sends nothing more')));
@@ -104,6 +102,7 @@ class FormReader {
 		} catch (error) {
 			request.pause();
 			this.#parser.destroy();
+			this.#content?.stop(error);
 			// Whoever writes to the staging file is done with it before it is removed.
 			await this.#file?.catch(() => undefined);
 			throw error;
@@ -124,23 +123,33 @@ class FormReader {
 		this.#received += chunk.length;
 		try {
 			if (this.#received > this.#options.limit) throw this.#options.tooLarge();
-			const length = this.#guard.accept(chunk);
-			if (length === 0 || this.#parser.write(chunk.subarray(0, length))) return;
-			// From here on the disk is waited for, not the client.
-			this.#request.pause();
-			this.#idle.stop();
+			for (const piece of this.#pieces.accept(chunk)) this.#take(piece);
 		} catch (error) {
 			this.#fail(error);
 		}
 	}
 
+	#take({ isDelimiter, bytes }: Piece): void {
+		if (isDelimiter || this.#content?.take(bytes) !== true) this.#parser.write(bytes);
+		// Not before: busboy may see the end of a file's headers only now, when the file is empty.
+		if (isDelimiter) this.#content?.delimit();
+		if (this.#content?.isFull) this.#pause();
+	}
+
+	/** From here on the disk is waited for, not the client. */
+	#pause(): void {
+		this.#request.pause();
+		this.#idle.stop();
+	}
+
+	#resume(): void {
+		if (this.#request.readableEnded || !this.#request.isPaused()) return;
+		this.#idle.touch();
+		this.#request.resume();
+	}
+
 	#listenToParser(): void {
 		const parser = this.#parser;
-		parser.on('drain', () => {
-			if (this.#request.readableEnded) return;
-			this.#idle.touch();
-			this.#request.resume();
-		});
 		parser.on('file', (name, content, info) => this.#onFile(name, content, info));
 		parser.on('field', (name, value, info) => this.#onField(name, value, info));
 		parser.on('filesLimit', () => this.#fail(badForm(`the form has more than ${LIMITS.files} files`)));
@@ -150,24 +159,25 @@ class FormReader {
 		parser.on('close', () => this.#ended.resolve());
 	}
 
-	#onFile(name: string | undefined, content: Readable, { filename }: Partial<FileInfo>): void {
+	#onFile(name: string | undefined, part: Readable, { filename }: Partial<FileInfo>): void {
 		// Destroying the parser destroys this one too, with an error that the parser tells as well.
-		content.on('error', () => undefined);
+		part.on('error', () => undefined);
 		if (name === 'file' && filename !== undefined) {
-			this.#takeFile(content);
+			this.#takeFile(part);
 			return;
 		}
 		if (name === 'file') this.#noteTextField();
 		if (name === 'sha256') this.#fail(badForm('the form field "sha256" must be text, not a file'));
-		content.resume();
+		part.resume();
 	}
 
-	#takeFile(content: Readable): void {
+	#takeFile(part: Readable): void {
 		if (this.#file !== undefined) {
 			this.#fail(badForm('the form has several file fields named "file"'));
 			return;
 		}
-		this.#file = this.#options.onFile(content, { sha256: this.#sha256 });
+		this.#content = new FileContent(this.#parser, part, () => this.#resume());
+		this.#file = this.#options.onFile(this.#content.chunks, { sha256: this.#sha256 });
 		this.#file.catch((error: unknown) => this.#fail(explainParser(error)));
 	}
 
@@ -196,7 +206,7 @@ class FormReader {
 
 function openParser(headers: { 'content-type': string }): Busboy {
 	try {
-		return busboy({ headers, limits: LIMITS, highWaterMark: FORM_BUFFER, fileHwm: FILE_BUFFER });
+		return busboy({ headers, limits: LIMITS });
 	} catch (error) {
 		throw explainParser(error);
 	}

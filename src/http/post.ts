@@ -1,18 +1,23 @@
 /** `POST /path/to/file`: stores the file of a form. */
 
+import { purge } from '../edge/purge.js';
 import { Ingest, type Stored, tooLarge } from '../operations/ingest.js';
 import { type ArtifactPath, artifactPathOfTarget, targetOf } from '../state/artifact-path.js';
+import type { Access } from './access.js';
 import { answerLine } from './answer.js';
 import { digestOfHeader, reprDigest, wantedDigest } from './digest.js';
-import { type Exchange, targetOfRequest } from './exchange.js';
+import { type Exchange, isFromEdge, targetOfRequest } from './exchange.js';
 import { boundaryOfRequest, ClientGone, FORM_OVERHEAD, readForm } from './multipart.js';
 
 /**
- * @throws S3proxyError everything that an ingest throws; `bad-path`, `bad-form`, `not-multipart`, `too-large`. Nothing is
- *   stored then.
+ * @param access who may; undefined: everybody
+ * @throws S3proxyError everything that an ingest throws; `unauthorized`, `bad-config` (the file of credentials), `bad-path`,
+ *   `bad-form`, `not-multipart`, `too-large`. Nothing is stored then.
  */
-export async function post(exchange: Exchange): Promise<void> {
+export async function post(exchange: Exchange, access: Access | undefined): Promise<void> {
 	const { context, request, response } = exchange;
+	// Before anything else: who may not upload learns nothing of what is here.
+	const by = access?.admit(request.headers.authorization);
 	// All that can be known before the body, so that nobody sends gigabytes for nothing.
 	const path = artifactPathOfTarget(targetOfRequest(request));
 	const boundary = boundaryOfRequest(request);
@@ -22,9 +27,11 @@ export async function post(exchange: Exchange): Promise<void> {
 	if (Number(request.headers['content-length'] ?? 0) > limit) throw tooLarge(path, context.config.maxUploadSize);
 	const ingest = await Ingest.begin(context, path);
 	try {
-		if (exchange.awaitsContinue) response.writeContinue();
+		if (exchange.expects === 'continue') response.writeContinue();
 		const stored = await receive(exchange, { ingest, path, boundary, inHeader, limit });
-		await acknowledge(exchange, stored);
+		// Varnish purges by itself what comes through it.
+		if (!isFromEdge(request)) await purge(context, path);
+		await acknowledge(exchange, stored, by);
 	} catch (error) {
 		await ingest.abandon();
 		if (!(error instanceof ClientGone)) throw error;
@@ -54,8 +61,9 @@ async function receive({ context, request }: Exchange, upload: Upload): Promise<
 	return ingest.commit({ sha256: wantedDigest(inHeader, sha256) });
 }
 
-async function acknowledge(exchange: Exchange, { path, size, sha256 }: Stored): Promise<void> {
-	exchange.context.log.info('stored', { item: path, bytes: size });
+async function acknowledge(exchange: Exchange, stored: Stored, by: string | undefined): Promise<void> {
+	const { path, size, sha256 } = stored;
+	exchange.context.log.info('stored', { item: path, bytes: size, by });
 	const digest = sha256 === undefined ? '' : `, sha256 ${sha256}`;
 	await answerLine(exchange, {
 		status: 201,

@@ -95,8 +95,8 @@ async function fetchNewest(context: Context, path: ArtifactPath, lock: HeldLock)
 	const location = await mustExist(context, path);
 	if (location.kind === 'uploads') return { present: true, size: location.size };
 	const { root } = context;
-	const overtaken = new Overtaken(context, path);
 	const staging = await Staging.create(root, root.layout.toDecrypt, root.layout.fetchStaging(path));
+	const overtaken = new Overtaken(context, path);
 	try {
 		const size = await withObject(context, location, path, overtaken.signal, (object, key) => {
 			context.progress.expect(1, object.size);

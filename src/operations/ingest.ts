@@ -3,6 +3,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import { lstat, open, unlink } from 'node:fs/promises';
 import type { Context } from '../context.js';
+import { purge } from '../edge/purge.js';
 import { explain, S3proxyError } from '../errors.js';
 import { ChunkWriter, readChunks } from '../fs/chunks.js';
 import { isErrno } from '../fs/durable.js';
@@ -40,7 +41,6 @@ export class Ingest {
 	#staging: Staging;
 	#size = 0;
 	#digest: string | undefined;
-	#published = false;
 	/** Whether the marker is ours, and not of an ingest that died. */
 	#marked = false;
 
@@ -135,7 +135,9 @@ export class Ingest {
 			try {
 				return await this.#publish(lock);
 			} catch (error) {
-				if (!this.#published) {
+				if (this.#staging.isPublished) {
+					await this.#leaveToRepair();
+				} else {
 					lock.forgetIfNew();
 					await this.#takeBack();
 				}
@@ -157,11 +159,15 @@ export class Ingest {
 		lock.assertHeld();
 		// Commit point: readers see the new version, whole, from here on. The marker vouches for the work link.
 		await this.#staging.publishAs(root.layout.artifact(path));
-		this.#published = true;
 		// Acknowledged from here on: the link is durable, so the version ends up in the store.
 		await placeWorkLink(root, path);
 		await removeMarker(root, path);
 		return { path, size: this.#size, sha256: this.#digest, mtime };
+	}
+
+	/** Readers see the version already, though it was not acknowledged: it has to wait for somebody. The marker stays. */
+	async #leaveToRepair(): Promise<void> {
+		await placeWorkLink(this.#context.root, this.#path).catch(() => undefined);
 	}
 
 	/** Undoes, in the reverse order of creation, what a publish that failed has made. */
@@ -174,7 +180,7 @@ export class Ingest {
 
 	/** Leaves nothing of an ingest that did not come to its commit; after a commit it does nothing. */
 	async abandon(): Promise<void> {
-		if (!this.#published) await this.#staging.drop();
+		if (!this.#staging.isPublished) await this.#staging.drop();
 	}
 
 	async #checkDigest(expected: string): Promise<void> {
@@ -245,6 +251,7 @@ export async function ingestFile(
 			}
 			const stored = await ingest.commit();
 			if (options.move) await unlink(file);
+			await purge(context, path);
 			context.progress.advance(1, 0);
 			return stored;
 		} catch (error) {
@@ -265,7 +272,9 @@ export async function ingestStream(
 	const ingest = await Ingest.begin(context, path);
 	try {
 		await ingest.receive(counted(context, source), { hash: false });
-		return await ingest.commit();
+		const stored = await ingest.commit();
+		await purge(context, path);
+		return stored;
 	} catch (error) {
 		await ingest.abandon();
 		throw error;

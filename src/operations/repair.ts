@@ -1,6 +1,6 @@
 /** Brings a root after any crash to a state where nothing is lost and nothing is stale. The steps are those of docs/state.md. */
 
-import { basename, join, relative } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 import type { Context } from '../context.js';
 import { explain, isS3proxyError, type S3proxyError } from '../errors.js';
 import { lstatIfThere } from '../fs/durable.js';
@@ -11,7 +11,7 @@ import { walkLocks } from '../state/lock-walk.js';
 import { removeMarker } from '../state/markers.js';
 import { openSealed, relinkIfOther, removeOrphanSidecar, walkSealed } from '../state/sealed.js';
 import { discardStaging, isAbandonedStaging, STAGING_NAME } from '../state/staging.js';
-import { pruneBelow, walk } from '../state/walk.js';
+import { entriesOf, pruneBelow, walk } from '../state/walk.js';
 import { hasWorkLink, placeWorkLink, removeWorkLink } from '../state/work-links.js';
 
 export interface Finding {
@@ -117,15 +117,26 @@ async function* mendMarkers(context: Context, dryRun: boolean): AsyncGenerator<F
 
 async function* removeStaging(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
 	const { layout } = context.root;
+	for await (const { area, file } of stagingFiles(context)) {
+		const stats = lstatIfThere(file);
+		if (stats === undefined || !isAbandonedStaging(basename(file), stats.mtimeMs)) continue;
+		if (!dryRun) await discardStaging(file, area);
+		yield { what: 'staging', where: relative(layout.root, file), done: did(dryRun, 'removed') };
+	}
+}
+
+async function* stagingFiles({ config, root }: Context): AsyncGenerator<{ area: string; file: string }> {
+	const { layout } = root;
 	for (const area of [...layout.stagingAreas, layout.toEncrypt, layout.keys]) {
 		for await (const { path: name } of walk(area)) {
-			const file = join(area, name);
-			if (!STAGING_NAME.test(basename(name))) continue;
-			const stats = lstatIfThere(file);
-			if (stats === undefined || !isAbandonedStaging(basename(name), stats.mtimeMs)) continue;
-			if (!dryRun) await discardStaging(file, area);
-			yield { what: 'staging', where: relative(layout.root, file), done: did(dryRun, 'removed') };
+			if (STAGING_NAME.test(basename(name))) yield { area, file: join(area, name) };
 		}
+	}
+	if (config.auth === undefined) return;
+	// That directory may be anybody's; what lies beside the file of credentials is all that can be ours.
+	const area = dirname(config.auth);
+	for await (const { name } of entriesOf(area)) {
+		if (STAGING_NAME.test(name)) yield { area, file: join(area, name) };
 	}
 }
 
@@ -172,8 +183,11 @@ async function* mendSealed(context: Context, dryRun: boolean): AsyncGenerator<Fi
 async function* removeDeadLocks(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
 	const { layout, locks } = context.root;
 	for await (const names of walkLocks(layout)) {
-		if (!(await locks.clearIfDead(names, dryRun))) continue;
-		yield { what: 'abandoned lock', where: relative(layout.root, names.directory), done: did(dryRun, 'removed') };
+		const [what, where] = (await locks.clearIfDead(names, dryRun))
+			? ['abandoned lock', names.directory]
+			: ['record of no lock', names.file];
+		if (where === names.file && !(await locks.clearIfAlone(names, dryRun))) continue;
+		yield { what, where: relative(layout.root, where), done: did(dryRun, 'removed') };
 	}
 }
 

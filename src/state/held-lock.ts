@@ -51,6 +51,12 @@ export interface PathLock extends HeldLock {
 	forgetIfNew(): void;
 }
 
+/** Whether a lock was lost, and what proper-lockfile said. */
+interface Loss {
+	cause?: Error;
+	toAnother?: boolean;
+}
+
 /** A lock that this process holds. */
 export class Held implements PathLock {
 	readonly #names: LockNames;
@@ -60,7 +66,7 @@ export class Held implements PathLock {
 	readonly #record: LockRecord;
 	readonly #token: string;
 	readonly #unlock: () => Promise<void>;
-	readonly #loss: { cause?: Error };
+	readonly #loss: Loss;
 	#forget = false;
 
 	private constructor(
@@ -70,7 +76,7 @@ export class Held implements PathLock {
 		record: LockRecord,
 		token: string,
 		unlock: () => Promise<void>,
-		loss: { cause?: Error },
+		loss: Loss,
 	) {
 		this.#names = names;
 		this.#what = what;
@@ -83,25 +89,31 @@ export class Held implements PathLock {
 
 	/** @throws an error with the code `ELOCKED` when somebody holds it */
 	static async take(names: LockNames, what: string, top: string): Promise<Held> {
-		const loss: { cause?: Error } = {};
+		const loss: Loss = {};
+		// A lock that was lost is another's directory now: proper-lockfile would remove it at the end.
+		const rmdir = (name: string, done: Callback<undefined>) => (loss.toAnother ? done(null) : lockFs.rmdir(name, done));
 		const unlock = await inDirectory(dirname(names.directory), false, () =>
 			lockfile.lock(names.file, {
 				lockfilePath: names.directory,
 				realpath: false,
 				stale: STALE_MS,
 				update: UPDATE_MS,
-				fs: lockFs,
+				fs: { ...lockFs, rmdir },
 				onCompromised: (error: Error) => {
 					loss.cause = error;
 				},
 			}),
 		);
+		let record: LockRecord | undefined;
 		try {
-			const record = new LockRecord(names.file);
+			record = new LockRecord(names.file);
 			const token = ownerToken();
 			record.setOwner(token);
 			return new Held(names, what, top, record, token, unlock, loss);
 		} catch (error) {
+			record?.close();
+			// A record without its owner says nothing, and its name would be in the way for good.
+			if (!names.keepFile || record?.isNew) await unlinkIfThere(names.file);
 			await unlock();
 			throw error;
 		}
@@ -137,6 +149,7 @@ export class Held implements PathLock {
 		try {
 			// Somebody else's record and lock file are not ours to touch.
 			if (this.#isOurs()) cleared = await this.#leaveNoOwner();
+			else this.#loss.toAnother = true;
 		} finally {
 			this.#record.close();
 			// ERELEASED: it was compromised, and onCompromised has been told.

@@ -1,11 +1,11 @@
 /** `keys/`: the names of key files. What a key is, the crypto module knows. */
 
-import { chmod, mkdir, symlink } from 'node:fs/promises';
+import { chmod, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { S3proxyError } from '../errors.js';
 import { isErrno, lstatIfThere, syncDirectory } from '../fs/durable.js';
 import type { Root } from './root.js';
-import { publishByRename, Staging, stagingName } from './staging.js';
+import { publishSymlink, Staging } from './staging.js';
 
 const FIRST_KEY = 'private_key';
 
@@ -44,10 +44,8 @@ export async function publishKey(root: Root, keyId: string, material: Buffer): P
 
 /** Makes `keys/latest` point to the key file `name`, atomically; durable when it returns. */
 export async function pointLatestAt(root: Root, name: string): Promise<void> {
-	const staging = stagingName(root.layout.keys);
-	await symlink(name, staging);
 	// Commit point: new work uses the new key.
-	await publishByRename(root, staging, join(root.layout.keys, 'latest'));
+	await publishSymlink(root, name, join(root.layout.keys, 'latest'));
 }
 
 /** Whether there is a `keys/latest`, wherever it points. */

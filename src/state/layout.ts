@@ -8,7 +8,7 @@ import { type ArtifactPath, RESERVED_PREFIX, SIDECAR_SUFFIX } from './artifact-p
 export type LockKind = 'path' | 'fetch' | 'put';
 
 /** Stages of which one run at a time works on a root. */
-export type RunStage = 'encrypt' | 'upload' | 're-encrypt' | 'rotate-key';
+export type RunStage = 'encrypt' | 'upload' | 're-encrypt' | 'rotate-key' | 'add-token';
 
 export interface LockNames {
 	/** Holds the owner's record. */

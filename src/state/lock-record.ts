@@ -21,7 +21,13 @@ export class LockRecord {
 	/** @throws EISDIR when the name is a directory */
 	constructor(file: string) {
 		this.#fd = openSync(file, constants.O_RDWR | constants.O_CREAT, 0o644);
-		const text = readRecord(this.#fd);
+		let text: string;
+		try {
+			text = readRecord(this.#fd);
+		} catch (error) {
+			closeSync(this.#fd);
+			throw error;
+		}
 		const newest = Number(text.slice(0, NEWEST_WIDTH).trim());
 		this.isNew = text === '';
 		this.#newest = Number.isSafeInteger(newest) && newest > 0 ? newest : 0;

@@ -1,15 +1,25 @@
 /** Finds the locks of a root on disk: what `repair` looks through. */
 
 import { join } from 'node:path';
+import { lstatIfThere } from '../fs/durable.js';
 import { RESERVED_PREFIX } from './artifact-path.js';
+import { lockDirectory } from './held-lock.js';
 import { type Layout, type LockNames, lockHash } from './layout.js';
 import { entriesOf } from './walk.js';
 
 const LOCK_DIRECTORY = /^(\.s3proxy-(path|fetch|put|run|dead)-(.*?))(?:\.lock)?$/;
 
-/** Every lock directory below `locks/`, whoever holds it. */
+/** A record without its lock directory: what is left when it could not be removed (an input/output error) with the lock. */
+const LONE_RECORD = /^\.s3proxy-(?:fetch|put|run)-/;
+
+/** Every lock directory below `locks/`, whoever holds it, and every record of a lock that nobody holds. */
 export async function* walkLocks(layout: Layout, directory = layout.locks): AsyncGenerator<LockNames> {
 	for await (const entry of entriesOf(directory)) {
+		if (entry.isFile() && LONE_RECORD.test(entry.name)) {
+			const file = join(directory, entry.name);
+			const names = { file, directory: `${file}.lock`, keepFile: false };
+			if (lockDirectory(names.directory) === undefined && lstatIfThere(file) !== undefined) yield names;
+		}
 		if (!entry.isDirectory()) continue;
 		const [, own, kind, rest] = LOCK_DIRECTORY.exec(entry.name) ?? [];
 		const lock = join(directory, entry.name);

@@ -8,7 +8,7 @@ import { mkdirSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { S3proxyError } from '../errors.js';
-import { isErrno } from '../fs/durable.js';
+import { isErrno, lstatIfThere } from '../fs/durable.js';
 import { type ArtifactPath, RESERVED_PREFIX } from './artifact-path.js';
 import { Held, type HeldLock, lockDirectory, type PathLock, STALE_MS } from './held-lock.js';
 import type { Layout, LockNames, RunStage } from './layout.js';
@@ -68,6 +68,19 @@ export class Locks {
 	async clearIfDead(names: LockNames, dryRun: boolean): Promise<boolean> {
 		if (!isAbandoned(names)) return false;
 		return dryRun || clearAbandoned(names);
+	}
+
+	/**
+	 * Removes the record of a lock that nobody holds, by taking that lock: so it is nobody else's by now.
+	 * @returns whether it was (with `dryRun`: whether it would be)
+	 */
+	async clearIfAlone(names: LockNames, dryRun: boolean): Promise<boolean> {
+		if (names.keepFile || lockDirectory(names.directory) !== undefined) return false;
+		if (lstatIfThere(names.file) === undefined) return false;
+		if (dryRun) return true;
+		const held = await this.#tryAcquire(names, 'a lock that nobody holds');
+		await held?.release();
+		return held !== undefined;
 	}
 
 	#limited(path: ArtifactPath, signal: AbortSignal): Patience {
@@ -149,19 +162,28 @@ function isAbandoned({ file, directory }: LockNames): boolean {
 
 /**
  * Takes an abandoned lock away: one process at a time, which looks again. Of many that wait for one dead owner, each would
- * otherwise take away the lock of him who was quicker. A claim that its maker died with is a lock that `repair` clears.
+ * otherwise take away the lock of him who was quicker.
  */
 function clearAbandoned(names: LockNames): boolean {
 	const name = basename(names.directory).slice(RESERVED_PREFIX.length);
 	const claim = join(dirname(names.directory), `${RESERVED_PREFIX}dead-${name}`);
-	if (!succeeds(() => mkdirSync(claim), 'EEXIST', 'ENOENT')) return false;
+	if (!takeClaim(claim)) return false;
 	try {
 		if (!isAbandoned(names)) return false;
 		if (!names.keepFile) rmSync(names.file, { force: true });
 		return succeeds(() => rmdirSync(names.directory), 'ENOENT');
 	} finally {
-		rmdirSync(claim);
+		succeeds(() => rmdirSync(claim), 'ENOENT');
 	}
+}
+
+/** A claim is there for a moment; an older one is of a process that died with it. */
+function takeClaim(claim: string): boolean {
+	const make = () => succeeds(() => mkdirSync(claim), 'EEXIST', 'ENOENT');
+	if (make()) return true;
+	const others = lockDirectory(claim);
+	if (others === undefined || others.mtimeMs > Date.now() - OWNERLESS_MS) return false;
+	return succeeds(() => rmdirSync(claim), 'ENOENT') && make();
 }
 
 /** Whether `call` did not fail with one of these codes. */

@@ -73,9 +73,9 @@ function statSealed(root: Root, { keyId, path }: SealedName): Stats | undefined 
  */
 export async function publishSealed(root: Root, name: SealedName, object: Staging, iv: Uint8Array): Promise<void> {
 	const sidecar = stagingName(root.layout.sealStaging(name.keyId, name.path));
-	// Its data is not synced: upload takes the IV from the object's own header.
-	writeFileSync(sidecar, iv, { flag: 'wx', mode: 0o600 });
 	try {
+		// Its data is not synced: upload takes the IV from the object's own header.
+		writeFileSync(sidecar, iv, { flag: 'wx', mode: 0o600 });
 		await publishByRename(root, sidecar, root.layout.sidecar(name.keyId, name.path));
 	} catch (error) {
 		await unlinkIfThere(sidecar);

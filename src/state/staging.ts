@@ -1,7 +1,7 @@
 /** Files that nobody may see yet. Only the process that made one knows its name, so nobody else ever writes or publishes it. */
 
 import { fchmodSync, futimesSync } from 'node:fs';
-import { type FileHandle, link, open, rename, unlink } from 'node:fs/promises';
+import { type FileHandle, link, open, rename, symlink, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { inDirectory, isErrno, syncDirectory, unlinkIfThere } from '../fs/durable.js';
 import { RESERVED_PREFIX } from './artifact-path.js';
@@ -12,6 +12,9 @@ import { pruneUpwards } from './walk.js';
 export const STAGING_NAME = /^\.s3proxy-([0-9a-f]+-\d+-\d+-\d+-\d+)$/;
 /** Staging whose owner cannot be told dead or alive (another container) is left alone for this long. */
 const UNKNOWN_OWNER_MS = 24 * 60 * 60 * 1000;
+
+/** Mode of what nginx serves: it runs as another user, whatever our umask is. */
+const SERVED = 0o644;
 
 /** A name in `directory` that no process has used or will use. */
 export function stagingName(directory: string): string {
@@ -30,21 +33,26 @@ export class Staging {
 	readonly handle: FileHandle;
 	readonly #root: Root;
 	readonly #area: string;
+	/** Of directories that are made to publish it; undefined: as the umask has it. */
+	readonly #directoryMode: number | undefined;
 	#closed = false;
+	#published = false;
 
-	private constructor(root: Root, area: string, file: string, handle: FileHandle) {
+	private constructor(root: Root, area: string, file: string, handle: FileHandle, mode: number) {
 		this.#root = root;
 		this.#area = area;
 		this.file = file;
 		this.handle = handle;
+		// nginx has to get as far as the file.
+		this.#directoryMode = mode === SERVED ? 0o755 : undefined;
 	}
 
 	/**
 	 * An empty file in `directory`, which is made if need be.
 	 * @param area the top directory, up to which `drop` removes directories left empty
-	 * @param mode 0o644 for what nginx serves one day, 0o600 for secrets
+	 * @param mode SERVED for what nginx serves one day, 0o600 for secrets
 	 */
-	static async create(root: Root, area: string, directory: string, mode = 0o644): Promise<Staging> {
+	static async create(root: Root, area: string, directory: string, mode = SERVED): Promise<Staging> {
 		const file = stagingName(directory);
 		const handle = await inDirectory(directory, root.sync, () => open(file, 'wx+', mode));
 		try {
@@ -52,9 +60,10 @@ export class Staging {
 			fchmodSync(handle.fd, mode);
 		} catch (error) {
 			await handle.close();
+			await discardStaging(file, area);
 			throw error;
 		}
-		return new Staging(root, area, file, handle);
+		return new Staging(root, area, file, handle, mode);
 	}
 
 	/**
@@ -67,8 +76,8 @@ export class Staging {
 		try {
 			await inDirectory(directory, root.sync, () => link(outside, file));
 			handle = await open(file, 'r');
-			await handle.chmod(0o644);
-			return new Staging(root, area, file, handle);
+			await handle.chmod(SERVED);
+			return new Staging(root, area, file, handle, SERVED);
 		} catch (error) {
 			await handle?.close();
 			await discardStaging(file, area);
@@ -90,7 +99,14 @@ export class Staging {
 	/** Gives the finished file its name, replacing what had it: the commit point. The name is durable when this returns. */
 	async publishAs(target: string): Promise<void> {
 		await this.close();
-		await publishByRename(this.#root, this.file, target);
+		await inDirectory(dirname(target), this.#root.sync, () => rename(this.file, target), this.#directoryMode);
+		this.#published = true;
+		if (this.#root.sync) await syncDirectory(dirname(target));
+	}
+
+	/** Whether `publishAs` has come to its commit point: what fails after it does not take the name back. */
+	get isPublished(): boolean {
+		return this.#published;
 	}
 
 	/** The same, unless the name is taken: then false, and the staging is dropped. */
@@ -98,7 +114,7 @@ export class Staging {
 		await this.close();
 		let published = true;
 		try {
-			await inDirectory(dirname(target), this.#root.sync, () => link(this.file, target));
+			await inDirectory(dirname(target), this.#root.sync, () => link(this.file, target), this.#directoryMode);
 		} catch (error) {
 			if (!isErrno(error, 'EEXIST')) throw error;
 			published = false;
@@ -125,6 +141,18 @@ export class Staging {
 export async function publishByRename(root: Root, from: string, to: string): Promise<void> {
 	await inDirectory(dirname(to), root.sync, () => rename(from, to));
 	if (root.sync) await syncDirectory(dirname(to));
+}
+
+/** Makes a symlink and gives it its name, replacing what had it; durable when it returns. After a failure nothing is left. */
+export async function publishSymlink(root: Root, target: string, link: string): Promise<void> {
+	const staging = stagingName(dirname(link));
+	try {
+		await symlink(target, staging);
+		await publishByRename(root, staging, link);
+	} catch (error) {
+		await unlinkIfThere(staging);
+		throw error;
+	}
 }
 
 /** Removes a staging name if it is there, and the directories that it leaves empty, up to `area`. */

@@ -5,7 +5,7 @@ import { dirname } from 'node:path';
 import { inDirectory, isErrno, lstatIfThere, syncDirectory, unlinkIfThere } from '../fs/durable.js';
 import type { ArtifactPath } from './artifact-path.js';
 import type { Root } from './root.js';
-import { publishByRename, stagingName } from './staging.js';
+import { publishSymlink } from './staging.js';
 
 /** Says that `path` waits for encryption; durable when it returns. One that is there already is left as it is. */
 export async function placeWorkLink(root: Root, path: ArtifactPath): Promise<void> {
@@ -16,15 +16,9 @@ export async function placeWorkLink(root: Root, path: ArtifactPath): Promise<voi
 	} catch (error) {
 		if (!isErrno(error, 'EEXIST')) throw error;
 		// A root that was moved has links to where it was.
-		if ((await readlink(link).catch(() => undefined)) !== target) await replaceWorkLink(root, link, target);
+		if ((await readlink(link).catch(() => undefined)) !== target) await publishSymlink(root, target, link);
 	}
 	if (root.sync) await syncDirectory(dirname(link));
-}
-
-async function replaceWorkLink(root: Root, link: string, target: string): Promise<void> {
-	const staging = stagingName(dirname(link));
-	await symlink(target, staging);
-	await publishByRename(root, staging, link);
 }
 
 /** Removing it is not made durable: a work link too many costs work, one too few costs data. */

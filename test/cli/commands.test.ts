@@ -30,7 +30,18 @@ import {
 } from '../support/cli.js';
 
 const PATH = 'path/to/file';
-const COMMANDS = ['encrypt', 'fetch', 'ingest', 're-encrypt', 'repair', 'rotate-key', 'serve', 'status', 'upload'];
+const COMMANDS = [
+	'add-token',
+	'encrypt',
+	'fetch',
+	'ingest',
+	're-encrypt',
+	'repair',
+	'rotate-key',
+	'serve',
+	'status',
+	'upload',
+];
 
 async function succeed(root: string, args: readonly string[], options?: RunOptions): Promise<Ended> {
 	const ended = await s3proxy(root, args, options);

@@ -1,13 +1,10 @@
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync, utimesSync, watch, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync, watch, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
-import { recordedOwner } from '../../src/state/lock-record.js';
-import { walkLocks } from '../../src/state/lock-walk.js';
-import { type BuiltRoot, openBuilt } from '../support/built.js';
+import { openBuilt } from '../support/built.js';
 import {
 	DEFAULT_CONFIG,
 	ended,
@@ -20,14 +17,10 @@ import {
 	tree,
 	treeOf,
 } from '../support/cli.js';
-import { strideOf } from '../support/extent.ts';
 import { needs } from '../support/needs.ts';
 
 const PATH = 'd/x';
-const PRELOAD = fileURLToPath(new URL('../support/crash-at.js', import.meta.url));
 const DURABLE = DEFAULT_CONFIG.replace('fsync: false', 'fsync: true');
-/** A CLI that starts keeps one processor busy; two of them keep two. */
-const AT_A_TIME = 3;
 
 function contentOf(root: string, name: string): string | undefined {
 	return existsSync(join(root, name)) ? readFileSync(join(root, name), 'utf8') : undefined;
@@ -35,209 +28,12 @@ function contentOf(root: string, name: string): string | undefined {
 
 const filesOf = (root: string) => tree(root).filter((name) => !name.endsWith('/'));
 
-interface Crash {
-	readonly what: string;
-	/** Makes the state in which the command begins. */
-	readonly prepare: (root: string, built: BuiltRoot) => Promise<void>;
-	readonly args: readonly string[];
-	/** What the newest version may be afterwards, undefined: none; the last one is what it is when the command succeeded. */
-	readonly versions: readonly (string | undefined)[];
-	/** Only every so many-th call in the fast part. */
-	readonly stride: number;
-}
-
 /** Names that only a command under way may have. */
 function leftovers(root: string): string[] {
 	return tree(root).filter(
 		(name) => name.includes('.s3proxy-') || (name.startsWith('uploading/') && !name.endsWith('/')),
 	);
 }
-
-/** The guarantee of docs/state.md: whatever can be read is waited for by somebody, or in the bucket. */
-function assertLegal(root: string, when: string): void {
-	const names = tree(root);
-	const published = contentOf(root, `uploads/${PATH}`);
-	const link = names.includes(`to_encrypt/${PATH} -> <root>/uploads/${PATH}`);
-	if (link) expect(published, `${when}: a work link points to something`).not.to.equal(undefined);
-	const id = keyId(root);
-	if (published !== undefined && !link) {
-		const mtime = Math.round(statSync(join(root, 'uploads', PATH)).mtimeMs);
-		const sealed = join(root, 'encrypted', id, PATH);
-		const waits = existsSync(sealed) && Math.round(statSync(sealed).mtimeMs) === mtime;
-		const metadata = existsSync(join(root, 'bucket'))
-			? execFileSync('grep', ['-rs', '--', 's3proxy-mtime', join(root, 'bucket')]).toString()
-			: '';
-		expect(
-			waits || metadata.includes(String(mtime)),
-			`${when}: nothing waits for the version\n${names.join('\n')}`,
-		).to.equal(true);
-	}
-	expect(
-		existsSync(join(root, 'encrypted', id, `${PATH}-iv`)) && !existsSync(join(root, 'encrypted', id, PATH)),
-		`${when}: orphan`,
-	).to.equal(false);
-}
-
-/**
- * A process that died between making a lock's directory and writing down that it is its own cannot be told from a living
- * one: such a lock is free after 30 s. This lets them pass.
- */
-async function ageOwnerlessLocks({ context }: BuiltRoot): Promise<void> {
-	const longAgo = Date.now() / 1000 - 31;
-	for await (const { file, directory } of walkLocks(context.root.layout)) {
-		if (recordedOwner(file) === undefined) utimesSync(directory, longAgo, longAgo);
-	}
-}
-
-async function crashAt(n: number, { what, prepare, args, versions }: Crash): Promise<boolean> {
-	const when = `${what}, killed before call ${n}`;
-	const root = makeRoot({ config: DURABLE });
-	const built = await openBuilt(root);
-	await prepare(root, built);
-	const log = join(makeDirectory(), 'calls');
-	const run = await s3proxy(root, args, {
-		stdin: versions.at(-1) ?? '',
-		node: ['--import', PRELOAD],
-		env: { CRASH_AT: String(n), CRASH_LOG: log },
-	});
-	expect(run.code, `${when}\n${run.stderr}`).to.be.oneOf([0, 137]);
-	const survived = run.code === 0;
-	const seen = contentOf(root, `uploads/${PATH}`);
-	expect(seen, `${when}: readers see all or nothing`).to.be.oneOf([...versions, undefined]);
-
-	await ageOwnerlessLocks(built);
-	await built.repair();
-	expect(leftovers(root), when).to.deep.equal([]);
-	assertLegal(root, when);
-	expect(await built.repair(), `${when}: second repair`).to.deep.equal([]);
-
-	await built.encrypt();
-	await built.upload();
-	rmSync(join(root, 'uploads'), { recursive: true, force: true });
-	const fetched = await built.fetch(PATH).then(
-		() => contentOf(root, `uploads/${PATH}`),
-		(error: Error) => {
-			expect(error.message, when).to.contain('is not in uploads/ and not in the store');
-			return undefined;
-		},
-	);
-	expect(fetched, when).to.be.oneOf(survived ? versions.slice(-1) : [...versions]);
-	if (seen !== undefined) expect(fetched, `${when}: what readers saw stays`).to.equal(seen);
-	expect(
-		treeOf(root, 'encrypted').filter((name) => !name.endsWith('/')),
-		when,
-	).to.deep.equal([]);
-	rmSync(root, { recursive: true });
-	return survived;
-}
-
-/** Kills at the first call, the second, … until the command ends by itself. */
-async function crashEverywhere(crash: Crash): Promise<void> {
-	let [next, survived] = [1, false];
-	const stride = strideOf(crash.stride);
-	const worker = async () => {
-		while (!survived) {
-			const n = next;
-			next += stride;
-			expect(n, 'it never ends').to.be.below(300);
-			survived = (await crashAt(n, crash)) || survived;
-		}
-	};
-	await Promise.all(Array.from({ length: AT_A_TIME }, worker));
-	expect(next, 'calls were counted').to.be.above(10);
-}
-
-describe('a command killed at any call that changes the disk', function () {
-	this.timeout(120_000);
-
-	const CRASHES: Crash[] = [
-		{
-			what: 'ingest of a new path',
-			prepare: async () => undefined,
-			args: ['ingest', '-', PATH],
-			versions: [undefined, 'one'],
-			stride: 3,
-		},
-		{
-			what: 'ingest over an older version',
-			prepare: async (_root, built) => {
-				await built.ingest(PATH, 'one');
-				await built.encrypt();
-				await built.upload();
-			},
-			args: ['ingest', '-', PATH],
-			versions: ['one', 'two'],
-			stride: 2,
-		},
-		{
-			what: 'encrypt',
-			prepare: async (_root, built) => {
-				await built.ingest(PATH, 'one');
-				await built.encrypt();
-				await built.ingest(PATH, 'two');
-			},
-			args: ['encrypt'],
-			versions: ['two'],
-			stride: 3,
-		},
-		{
-			what: 'upload',
-			prepare: async (_root, built) => {
-				await built.ingest(PATH, 'one');
-				await built.encrypt();
-				await built.upload();
-				await built.ingest(PATH, 'two');
-				await built.encrypt();
-			},
-			args: ['upload'],
-			versions: ['two'],
-			stride: 4,
-		},
-		{
-			what: 'fetch',
-			prepare: async (root, built) => {
-				await built.ingest(PATH, 'one');
-				await built.encrypt();
-				await built.upload();
-				rmSync(join(root, 'uploads'), { recursive: true });
-			},
-			args: ['fetch', PATH],
-			versions: ['one'],
-			stride: 3,
-		},
-		{
-			what: 'rotate-key',
-			prepare: async (_root, built) => {
-				await built.ingest(PATH, 'one');
-			},
-			args: ['rotate-key'],
-			versions: ['one'],
-			stride: 3,
-		},
-		{
-			what: 're-encrypt --delete-old',
-			prepare: async (root, built) => {
-				await built.ingest(PATH, 'one');
-				await built.encrypt();
-				await built.upload();
-				const { publishKey, pointLatestAt } = await import('../../src/state/keys.js');
-				const { createHash } = await import('node:crypto');
-				const key = randomBytes(32);
-				const id = createHash('sha1').update(key).digest('hex');
-				await pointLatestAt(built.context.root, await publishKey(built.context.root, id, key));
-				rmSync(join(root, 'uploads'), { recursive: true });
-			},
-			args: ['re-encrypt', '--delete-old'],
-			versions: ['one'],
-			stride: 6,
-		},
-	];
-	for (const crash of CRASHES) {
-		it(`(${crash.what}) loses nothing, shows nothing half, and leaves what repair can clear`, async () => {
-			await crashEverywhere(crash);
-		});
-	}
-});
 
 describe('a full disk', () => {
 	const LARGE = 3 * 2 ** 20;

@@ -232,6 +232,7 @@ describe('the lock of a path', () => {
 			writeFileSync(file, `${'77'.padEnd(16)}\n${other.padEnd(80)}\n`);
 		});
 		expect(readFileSync(file, 'latin1')).to.contain(other);
+		expect(existsSync(directory), 'his lock directory').to.equal(true);
 	});
 
 	describe('between processes', () => {
@@ -387,6 +388,18 @@ describe('the locks on disk', () => {
 			'locks/a/b.lock',
 			'locks/top',
 		]);
+	});
+
+	it('of the dead are cleared although somebody died while he cleared them', async () => {
+		const names = layout.lock('path', path);
+		const claim = join(dirname(names.directory), `.s3proxy-dead-${names.directory.split('.s3proxy-')[1]}`);
+		const longAgo = new Date(Date.now() - 31_000);
+		for (const directory of [names.directory, claim]) {
+			mkdirSync(directory, { recursive: true });
+			utimesSync(directory, longAgo, longAgo);
+		}
+		expect(await locks.clearIfDead(names, false)).to.equal(true);
+		expect(tree(root)).to.deep.equal(['locks/', 'locks/a/']);
 	});
 
 	it('that nobody can tell the owner of are dead when they have not been touched for 30 s', async () => {

@@ -110,6 +110,12 @@ const CASES: Case[] = [
 		removes: ['locks/.s3proxy-run-encrypt', 'locks/.s3proxy-run-encrypt.lock/'],
 	},
 	{
+		what: 'the record of a lock that nobody holds (it could not be removed with its lock): removes it',
+		make: (root) => make(root, 'locks/d/.s3proxy-put-2d711642b726b04401627ca9fbac32f5', '-'),
+		finds: ['record of no lock: locks/d/.s3proxy-put-2d711642b726b04401627ca9fbac32f5: removed'],
+		removes: ['locks/d/'],
+	},
+	{
 		what: 'an unfinished put of this root: aborts it',
 		make: (root) => make(root, `bucket/.s3proxy-staging/${keyId(root)}/d/x/.s3proxy-1234`, 'half'),
 		finds: ['unfinished upload: <key id>/d/x: aborted'],

@@ -12,7 +12,10 @@ const { createContext } = await built<typeof import('../../src/context.js')>('co
 const { encrypt } = await built<typeof import('../../src/operations/encrypt.js')>('operations/encrypt');
 const { fetchAll } = await built<typeof import('../../src/operations/fetch.js')>('operations/fetch');
 const { ingestStream } = await built<typeof import('../../src/operations/ingest.js')>('operations/ingest');
+const { locateInStore } = await built<typeof import('../../src/operations/locate.js')>('operations/locate');
+const { reEncrypt } = await built<typeof import('../../src/operations/re-encrypt.js')>('operations/re-encrypt');
 const { repair } = await built<typeof import('../../src/operations/repair.js')>('operations/repair');
+const { rotateKey } = await built<typeof import('../../src/operations/rotate-key.js')>('operations/rotate-key');
 const { upload } = await built<typeof import('../../src/operations/upload.js')>('operations/upload');
 const { artifactPath } = await built<typeof import('../../src/state/artifact-path.js')>('state/artifact-path');
 
@@ -24,8 +27,13 @@ export interface BuiltRoot {
 	encrypt(): Promise<number>;
 	upload(): Promise<number>;
 	fetch(path: string): Promise<number>;
+	reEncrypt(options?: { deleteOld: boolean }): Promise<number>;
+	/** @returns the new key's id */
+	rotateKey(): Promise<string>;
 	/** @returns a line for each finding */
 	repair(): Promise<string[]>;
+	/** The versions of `path` in the store: their mtimes, one per key at most. */
+	stored(path: string): Promise<number[]>;
 }
 
 /** @param root as `makeRoot` gives it */
@@ -56,6 +64,13 @@ export async function openBuilt(root: string): Promise<BuiltRoot> {
 		encrypt: async () => done(await encrypt(context, all)),
 		upload: async () => done(await upload(context, all)),
 		fetch: async (path) => done(await fetchAll(context, [artifactPath(path)])),
+		reEncrypt: async ({ deleteOld } = { deleteOld: true }) =>
+			done(await reEncrypt(context, { prefixes: [], jobs: 1, deleteOld, fromLegacy: false, dryRun: false })),
+		rotateKey: async () => (await rotateKey(context)).newKeyId,
+		stored: async (path) => {
+			const versions = await locateInStore(context, await context.keyring(), artifactPath(path));
+			return versions.map(({ version }) => version);
+		},
 		repair: async () => {
 			const found: string[] = [];
 			const report = ({ what, where, done: did }: Finding) => void found.push(`${what}: ${where}: ${did}`);

@@ -234,7 +234,8 @@ async function classDirectory(): Promise<string> {
 	throw new Error('no rados-classes below /usr/lib');
 }
 
-async function freePort(): Promise<number> {
+/** A TCP port of 127.0.0.1 that nobody listens at. */
+export async function freePort(): Promise<number> {
 	const server = createServer();
 	await new Promise<void>((resolve, reject) => {
 		server.once('error', reject);

@@ -1,7 +1,7 @@
 /** The service, run from outside as `s3proxy serve`, or in this process where a test has to get at its store. */
 
 import type { ChildProcess } from 'node:child_process';
-import { request as httpRequest, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http';
+import { type Agent, request as httpRequest, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Context, createContext } from '../../src/context.ts';
@@ -40,7 +40,7 @@ export async function serve(options: RootOptions & RunOptions & { root?: string 
 		log += chunk;
 	});
 	const end = ended(child);
-	const address = () => /listening on (\S+)/.exec(log)?.[1];
+	const address = () => /listening on ([^\s"]+)/.exec(log)?.[1];
 	await until(() => address() !== undefined || child.exitCode !== null);
 	const url = address();
 	if (url === undefined) throw new Error(`serve did not come up: ${log}`);
@@ -117,17 +117,19 @@ export interface Request {
 	readonly method?: string;
 	readonly headers?: OutgoingHttpHeaders;
 	readonly body?: Buffer | string;
+	/** Default: a connection of its own. */
+	readonly agent?: Agent;
 }
 
-/** One request with a connection of its own; `target` goes out as it is. */
+/** One request; `target` goes out as it is. */
 export async function send(
 	url: string,
 	target: string,
-	{ method = 'GET', headers, body }: Request = {},
+	{ method = 'GET', headers, body, agent }: Request = {},
 ): Promise<Answer> {
 	const { hostname, port } = new URL(url);
 	return new Promise((resolve, reject) => {
-		const options = { hostname, port, method, path: target, agent: false, headers: { ...headers } };
+		const options = { hostname, port, method, path: target, agent: agent ?? false, headers: { ...headers } };
 		const request = httpRequest(options, (response) => {
 			const chunks: Buffer[] = [];
 			response.on('data', (chunk: Buffer) => chunks.push(chunk));

@@ -1,0 +1,231 @@
+/** Runs a scenario's command with a fault at its n-th point, for every n. */
+
+import type { ChildProcess } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { appendFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { openBuilt } from '../support/built.js';
+import { ended, makeDirectory, makeRoot, startS3proxy } from '../support/cli.js';
+import { strideOf } from '../support/extent.ts';
+import { FORM, file, form, send, until } from '../support/serve.js';
+import type { Allowed } from './checker.js';
+import { contentOf } from './content.js';
+import type { Scenario, Stage } from './scenarios.js';
+
+const PRELOAD = fileURLToPath(new URL('../support/fault-at.js', import.meta.url));
+const RECORD = 160;
+/** A CLI that starts keeps one processor busy; a little more than there are keeps them all so. */
+const AT_A_TIME = 3;
+
+export interface Fault {
+	/** 0: none. */
+	readonly at: number;
+	readonly mode: string;
+	readonly sticky?: 0 | 1 | 2;
+	readonly reads?: boolean;
+}
+
+/** How a command ended that had a fault. */
+export interface Outcome {
+	/** Exit code, or status of the answer to the POST; 137 when it was killed. */
+	readonly code: number;
+	readonly acknowledged: boolean;
+	/** Whether the process ended by SIGKILL. */
+	readonly killed: boolean;
+	readonly stderr: string;
+	/** Points that it came to. */
+	readonly points: number;
+	/** The call at which the fault was; undefined when there was none. */
+	readonly hit: string | undefined;
+}
+
+/** Where an S3 scenario keeps its objects; every root has keys of its own, so all share one bucket. */
+export interface S3Place {
+	readonly endpoint: string;
+	readonly region: string;
+}
+
+/** A new root on which `scenario` may begin. */
+export async function setUp(scenario: Scenario, place?: S3Place, more = ''): Promise<Stage> {
+	const store =
+		place === undefined
+			? 'store: file:bucket\n'
+			: `store: s3://crash\ns3: {endpoint: "${place.endpoint}", region: ${place.region}, force_path_style: true, part_size: 5MiB, timeout: 1, attempts: 3}\n`;
+	const config = scenario.config + store + more;
+	// Preparing it need not survive anything.
+	const root = makeRoot({ config: config.replace('fsync: true', 'fsync: false') });
+	const stage = { root, built: await openBuilt(root) };
+	await scenario.prepare(stage);
+	writeFileSync(join(root, 'config.yaml'), config);
+	return stage;
+}
+
+export function tearDown({ root }: Stage): void {
+	rmSync(root, { recursive: true, force: true });
+}
+
+/** The calls of a command, as the preload wrote them down. */
+export class CallLog {
+	readonly file = join(makeDirectory(), 'calls');
+
+	lines(): string[] {
+		try {
+			const text = readFileSync(this.file, 'latin1');
+			return text.slice(0, text.length - (text.length % RECORD)).match(new RegExp(`[^]{${RECORD}}`, 'g')) ?? [];
+		} catch {
+			return [];
+		}
+	}
+
+	get hit(): string | undefined {
+		return this.lines()
+			.find((line) => line.startsWith('!'))
+			?.slice(1)
+			.trim();
+	}
+}
+
+export function environmentOf(root: string, log: CallLog, { at, mode, sticky = 0, reads = false }: Fault) {
+	return {
+		FAULT_ROOT: root,
+		FAULT_LOG: log.file,
+		FAULT_AT: String(at),
+		FAULT_MODE: mode,
+		FAULT_STICKY: String(sticky),
+		FAULT_READS: reads ? '1' : '0',
+	};
+}
+
+/** Starts `s3proxy ...args` with a fault. */
+export function startFaulty(root: string, args: readonly string[], log: CallLog, fault: Fault): ChildProcess {
+	return startS3proxy(root, args, { node: ['--import', PRELOAD], env: environmentOf(root, log, fault) });
+}
+
+/** Runs the scenario's command with a fault. */
+export async function runFaulty(stage: Stage, scenario: Scenario, fault: Fault): Promise<Outcome> {
+	const log = new CallLog();
+	const { root } = stage;
+	const { command, adds } = scenario;
+	const content = adds === undefined ? Buffer.alloc(0) : contentOf(adds.path, adds.version);
+	const isPost = command === 'post';
+	const child = startFaulty(root, isPost ? ['serve'] : command, log, fault);
+	child.stdin?.on('error', () => undefined);
+	if (!isPost) child.stdin?.end(content);
+	const end = ended(child);
+	const status = isPost && adds !== undefined ? await post(child, adds.path, content) : undefined;
+	if (isPost) child.kill('SIGTERM');
+	const { code, stderr } = await end;
+	const lines = log.lines();
+	const outcome = { stderr, killed: code === 137, points: lines.length, hit: log.hit };
+	if (status !== undefined) return { ...outcome, code: status, acknowledged: status === 201 };
+	return { ...outcome, code, acknowledged: code === 0 };
+}
+
+/** @returns the status of the answer; undefined when there was none */
+async function post(child: ChildProcess, path: string, content: Buffer): Promise<number | undefined> {
+	let log = '';
+	child.stderr?.on('data', (chunk: Buffer) => {
+		log += chunk;
+	});
+	const url = () => /listening on (\S+)/.exec(log)?.[1];
+	await until(() => url() !== undefined || child.exitCode !== null || child.signalCode !== null);
+	const request = { method: 'POST', headers: FORM, body: form(file(content)) };
+	return send(url() ?? '', `/${path}`, request).then(
+		({ status }) => status,
+		() => undefined,
+	);
+}
+
+/** The versions that paths may be in, given what the command said. */
+export function allowedAfter({ before, adds }: Scenario, acknowledged: boolean): Allowed {
+	const allowed: Record<string, readonly (number | undefined)[]> = {};
+	for (const [path, version] of Object.entries(before)) allowed[path] = [version];
+	if (adds !== undefined) {
+		const earlier = acknowledged ? [] : [before[adds.path]];
+		allowed[adds.path] = [...earlier, adds.version];
+	}
+	return allowed;
+}
+
+/** What became of the points of one matrix. */
+export class Tally {
+	readonly name: string;
+	points = 0;
+	readonly #outcomes = new Map<string, number>();
+	readonly #findings: string[] = [];
+
+	constructor(name: string) {
+		this.name = name;
+	}
+
+	count(outcome: string): void {
+		this.points++;
+		this.#outcomes.set(outcome, (this.#outcomes.get(outcome) ?? 0) + 1);
+	}
+
+	find(where: string, error: unknown): void {
+		this.#findings.push(`${where}\n${error instanceof Error ? error.message : String(error)}`);
+	}
+
+	/** Prints how many points were tried, writes the row for docs/crash-matrix.md. @throws what was found */
+	close(scenario: string): void {
+		const outcomes = [...this.#outcomes].sort().map(([what, count]) => `${what}: ${count}`);
+		const line = `${this.name}, ${scenario}: ${this.points} points, ${this.#findings.length} findings`;
+		process.stdout.write(`      ${line} (${outcomes.join(', ')})\n`);
+		const row = { matrix: this.name, scenario, points: this.points, outcomes, findings: this.#findings.length };
+		const { CRASH_MATRIX_ROWS } = process.env;
+		if (CRASH_MATRIX_ROWS !== undefined) appendFileSync(CRASH_MATRIX_ROWS, `${JSON.stringify(row)}\n`);
+		if (this.#findings.length > 0) throw new Error(this.#findings.slice(0, 5).join('\n\n'));
+		if (this.points === 0) throw new Error('no point was tried');
+	}
+}
+
+/**
+ * Tries every point up to `last`; in the fast part only every `stride`-th, beginning with another one for every matrix.
+ * @param tryAt returns what came of it; undefined when the command did not come to that point this time
+ */
+export async function everyPoint(
+	tally: Tally,
+	scenario: string,
+	{ last, stride }: { last: number; stride: number },
+	tryAt: (n: number) => Promise<string | undefined>,
+): Promise<void> {
+	const step = strideOf(stride);
+	let next = 1 + (seedOf(`${tally.name} ${scenario}`) % Math.min(step, last));
+	const worker = async () => {
+		while (next <= last) {
+			const n = next;
+			next += step;
+			try {
+				const outcome = await tryAt(n);
+				if (outcome !== undefined) tally.count(outcome);
+			} catch (error) {
+				tally.find(`${scenario}, ${tally.name} at point ${n}`, error);
+			}
+		}
+	};
+	await Promise.all(Array.from({ length: AT_A_TIME }, worker));
+}
+
+const pointsSeen = new Map<string, Promise<number>>();
+
+/** How many points a scenario's command has when nothing is in its way. */
+export function pointsOf(scenario: Scenario, place: S3Place | undefined, reads: boolean): Promise<number> {
+	const name = `${scenario.name} ${reads}`;
+	const known = pointsSeen.get(name) ?? countPoints(scenario, place, reads);
+	pointsSeen.set(name, known);
+	return known;
+}
+
+async function countPoints(scenario: Scenario, place: S3Place | undefined, reads: boolean): Promise<number> {
+	const stage = await setUp(scenario, place);
+	const { acknowledged, points, stderr } = await runFaulty(stage, scenario, { at: 0, mode: 'none', reads });
+	tearDown(stage);
+	if (!acknowledged) throw new Error(`${scenario.name} fails without any fault\n${stderr}`);
+	return points;
+}
+
+function seedOf(name: string): number {
+	return createHash('sha256').update(name).digest().readUInt32LE();
+}

@@ -1,0 +1,87 @@
+import { once } from 'node:events';
+import { createServer, type IncomingMessage } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { expect } from 'chai';
+import fc from 'fast-check';
+import { deferred } from '../../src/http/deferred.ts';
+import { readForm } from '../../src/http/multipart.ts';
+import { BOUNDARY, FORM, file, form, raw, until } from '../support/serve.ts';
+
+type Consume = (content: AsyncIterable<Uint8Array>, request: IncomingMessage) => Promise<void>;
+
+/** What a form's file was, sent in these chunks of the transfer encoding: each comes as one event. The file begins in the first. */
+async function received(chunks: readonly Buffer[], before: Consume): Promise<Buffer> {
+	const parts: Uint8Array[] = [];
+	const { promise: fileBegun, resolve: beginFile } = deferred<void>();
+	const server = createServer((request, response) => {
+		const options = {
+			limit: 2 ** 30,
+			tooLarge: () => new Error('too large'),
+			idleTimeout: 60,
+			onFile: async (content: AsyncIterable<Uint8Array>) => {
+				beginFile();
+				await before(content, request);
+				for await (const part of content) parts.push(Buffer.from(part));
+			},
+		};
+		readForm(request, BOUNDARY, options).then(
+			() => response.end('done'),
+			(error: unknown) => response.destroy(error as Error),
+		);
+	}).listen(0, '127.0.0.1');
+	await once(server, 'listening');
+	const head = `POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: ${FORM['Content-Type']}\r\nTransfer-Encoding: chunked\r\n\r\n`;
+	const line = (text: string) => Buffer.from(`${text}\r\n`);
+	const encoded = chunks.flatMap((chunk) => [line(chunk.length.toString(16)), chunk, line('')]);
+	const { port } = server.address() as AddressInfo;
+	const { all, socket } = await raw(`http://127.0.0.1:${port}`, head);
+	socket.write(Buffer.concat(encoded.slice(0, 3)));
+	// What comes from here on need not go through busboy.
+	await fileBegun;
+	socket.write(Buffer.concat([...encoded.slice(3), line('0'), line('')]));
+	expect(await all).to.match(/done/);
+	server.close();
+	return Buffer.concat(parts);
+}
+
+function inPieces(body: Buffer, ...ends: readonly number[]): Buffer[] {
+	const cuts = [0, ...ends, body.length].sort((a, b) => a - b);
+	return cuts.slice(1).map((end, n) => body.subarray(cuts[n], end));
+}
+
+describe('a form', () => {
+	it('is read to its end, also when the disk is waited for as the last chunk comes', async () => {
+		const content = Buffer.alloc(100, 'content ');
+		const body = form(file(content));
+		const begin = body.indexOf('content ');
+		const allCame: Consume = (_content, request) => until(() => request.isPaused() || request.complete);
+		// One of these is as many chunks as are held for the disk; the last one comes with the end of the form.
+		for (let count = 1; count <= 40; count++) {
+			const chunks = inPieces(body, ...Array.from({ length: count }, (_, n) => begin + 1 + n));
+			expect((await received(chunks, allCame)).equals(content), `${count} chunks`).to.equal(true);
+		}
+	});
+
+	it('gives an empty file, and nothing of the field after it', async () => {
+		const body = form(file(''), { name: 'other', content: 'field' });
+		for (const chunks of [[body], inPieces(body, body.indexOf('name="other"'))]) {
+			expect((await received(chunks, async () => undefined)).toString()).to.equal('');
+		}
+	});
+
+	it('gives the file byte for byte, whatever it holds and however it is cut', async () => {
+		const bits = fc.constantFrom('\r\n', '\r', '--', `\r\n--${BOUNDARY.slice(0, 9)}`, 'x', 'content', '\r\n-');
+		const content = fc.array(bits, { maxLength: 60 }).map((parts) => Buffer.from(`x${parts.join('')}`));
+		const cuts = fc.array(fc.nat(1000), { maxLength: 12 });
+		await fc.assert(
+			fc.asyncProperty(content, cuts, async (wanted, ends) => {
+				const body = form(file(wanted), { name: 'other', content: 'field' });
+				const begin = body.indexOf('\r\n\r\n') + '\r\n\r\nx'.length;
+				const cutsAfter = ends.map((end) => begin + end).filter((end) => end < body.length);
+				const chunks = inPieces(body, begin, ...cutsAfter).filter(({ length }) => length > 0);
+				expect((await received(chunks, async () => undefined)).toString()).to.equal(wanted.toString());
+			}),
+			{ numRuns: 200 },
+		);
+	});
+});

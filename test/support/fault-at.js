@@ -1,0 +1,79 @@
+// A preload (`node --import`) that does something bad to the process at its n-th call that changes the root, or at its n-th
+// request to the store, whatever comes.
+//   FAULT_ROOT    the directory whose calls count
+//   FAULT_LOG     a file outside, to which every such call appends its name: 160 bytes each, "!" first where the fault was
+//   FAULT_AT      n; 0: only count
+//   FAULT_MATCH   instead of FAULT_AT: the first call whose name and paths match
+//   FAULT_MODE    kill, kill-after, hold (SIGSTOP before the call), or an errno, which the call fails with
+//   FAULT_STICKY  1: with an errno, also every later call that needs space; 2: every later call
+//   FAULT_READS   1: opening and reading count too
+// The log is shared by all threads of the process, which its length therefore counts.
+
+import fs from 'node:fs';
+import { constants } from 'node:os';
+import { interceptCalls } from './fs-calls.js';
+
+const env = process.env;
+const root = env.FAULT_ROOT;
+const at = Number(env.FAULT_AT ?? 0);
+const match = env.FAULT_MATCH === undefined ? undefined : new RegExp(env.FAULT_MATCH);
+const mode = env.FAULT_MODE ?? 'kill';
+const sticky = Number(env.FAULT_STICKY ?? 0);
+const isErrno = /^E/.test(mode);
+const NEEDS_NO_SPACE = new Set([
+	'unlink',
+	'rmdir',
+	'rm',
+	'open',
+	'chmod',
+	'fchmod',
+	'utimes',
+	'futimes',
+	'fsync',
+	'sync',
+]);
+
+const log = fs.openSync(env.FAULT_LOG, 'a+');
+const { fstatSync, writeSync } = fs;
+const RECORD = 160;
+let begun = false;
+
+function isHit(call, text) {
+	if (begun && sticky > 0) return sticky === 2 || !NEEDS_NO_SPACE.has(call.name);
+	if (match !== undefined) return !begun && match.test(text);
+	return at > 0 && (/^kill/.test(mode) ? at <= countSoFar() + 1 : at === countSoFar() + 1);
+}
+
+const countSoFar = () => fstatSync(log).size / RECORD;
+
+function write(line) {
+	writeSync(
+		log,
+		`${Buffer.from(line.padEnd(RECORD))
+			.toString('latin1')
+			.slice(0, RECORD - 1)}\n`,
+		null,
+		'latin1',
+	);
+}
+
+function errnoError(call) {
+	const error = new Error(`${mode}: injected, ${call.name} '${call.paths.join("' -> '")}'`);
+	return Object.assign(error, { code: mode, errno: -constants.errno[mode], syscall: call.name, path: call.paths[0] });
+}
+
+await interceptCalls({ root, reads: env.FAULT_READS === '1' }, (call, proceed) => {
+	const text = `${call.name} ${call.paths.map((path) => path.replace(`${root}/`, '')).join(' ')}`;
+	// A request that fails is a fault of the store, which others inject.
+	const hit = isHit(call, text) && !(isErrno && call.name === 'request');
+	if (hit && mode === 'kill') process.kill(process.pid, 'SIGKILL');
+	write(hit ? `!${text}` : text);
+	if (!hit) return proceed();
+	begun = true;
+	if (isErrno) return call.fail(errnoError(call));
+	if (mode === 'hold') {
+		process.kill(process.pid, 'SIGSTOP');
+		return proceed();
+	}
+	return call.after(() => process.kill(process.pid, 'SIGKILL'));
+});
