@@ -8,8 +8,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Context } from 'mocha';
 import { makeDirectory, makeRoot, type RunOptions } from './cli.ts';
+import { installPrograms } from './debian.ts';
 import { needs } from './needs.ts';
-import { installPrograms } from './packages.ts';
 import { freePort } from './radosgw.ts';
 import { type Answer, type Served, send, serve, until } from './serve.ts';
 

@@ -1,53 +1,62 @@
-/** Programs that tests need, from Debian's packages: installed when they are missing and this is root. */
+/** The packages, built as `npm run package` does it. */
 
 import { execFile } from 'node:child_process';
-import { existsSync } from 'node:fs';
-import { rm, writeFile } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { makeDirectory } from './cli.ts';
+import { installPrograms } from './debian.ts';
 
 const run = promisify(execFile);
-const POLICY = '/usr/sbin/policy-rc.d';
+const BUILD = fileURLToPath(new URL('../../packaging/build.js', import.meta.url));
 
-function isInstalled(program: string): boolean {
-	const directories = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin'];
-	return directories.some((directory) => existsSync(join(directory, program)));
+export interface Packages {
+	readonly deb: string;
+	readonly rpm: string;
+	/** What the build said. */
+	readonly said: string;
 }
 
-/**
- * Makes sure that `programs` are there.
- * @param packages of Debian's that have them
- * @returns why it cannot be done
- */
-export async function installPrograms(
-	programs: readonly string[],
-	packages: readonly string[],
-): Promise<string | undefined> {
-	const missing = programs.filter((program) => !isInstalled(program));
-	if (missing.length === 0) return undefined;
-	if (!isInstalled('apt-get')) return `${missing.join(', ')} missing, and this is no Debian`;
-	if (process.getuid?.() !== 0) return `${missing.join(', ')} missing, and only root can install them`;
-	process.stderr.write(`installing ${packages.join(', ')} for tests\n`);
-	// Says to the packages' scripts: start no services.
-	const ownPolicy = !existsSync(POLICY);
-	if (ownPolicy) await writeFile(POLICY, '#!/bin/sh\nexit 101\n', { mode: 0o755 });
-	try {
-		await aptGet('install', packages).catch(async () => {
-			await aptGet('update', []);
-			await aptGet('install', packages);
-		});
-	} catch (error) {
-		return `installing ${packages.join(', ')} failed: ${String(error)}`;
-	} finally {
-		if (ownPolicy) await rm(POLICY, { force: true });
-	}
-	return undefined;
+const builds = new Map<number, Promise<Packages>>();
+
+/** Whether both can be built here, with the programs that takes installed if need be. */
+export async function canPackage(): Promise<boolean> {
+	return (await installPrograms(['dpkg-deb', 'rpmbuild', 'rpm'], ['dpkg', 'rpm'])) === undefined;
 }
 
-async function aptGet(what: 'install' | 'update', packages: readonly string[]): Promise<void> {
-	const rest = what === 'install' ? ['-y', '--no-install-recommends', ...packages] : [];
-	await run('apt-get', ['-q', '-o', 'DPkg::Lock::Timeout=600', what, ...rest], {
-		env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
-		maxBuffer: 2 ** 26,
-	});
+/** Both packages; one build of each release for the whole test run. @param release a higher one is an upgrade */
+export function packages(release: number): Promise<Packages> {
+	const build = builds.get(release) ?? buildPackages(release);
+	builds.set(release, build);
+	return build;
+}
+
+async function buildPackages(release: number): Promise<Packages> {
+	const out = makeDirectory('suite');
+	const { stdout } = await run(process.execPath, [BUILD, '--out', out, '--release', String(release)]);
+	const named = (suffix: string) => join(out, readdirSync(out).find((name) => name.endsWith(suffix)) ?? suffix);
+	return { deb: named('.deb'), rpm: named('.rpm'), said: stdout };
+}
+
+/** A package `nodejs` of the Node.js that runs this, for systems whose own is too old. */
+export async function nodePackage(): Promise<string> {
+	const directory = makeDirectory('suite');
+	const content = join(directory, 'content');
+	mkdirSync(join(content, 'DEBIAN'), { recursive: true });
+	mkdirSync(join(content, 'usr/bin'), { recursive: true });
+	await run('cp', [process.execPath, join(content, 'usr/bin/node')]);
+	const { stdout: architecture } = await run('dpkg', ['--print-architecture']);
+	const fields = [
+		'Package: nodejs',
+		`Version: ${process.versions.node}-1`,
+		`Architecture: ${architecture.trim()}`,
+		'Maintainer: tests <tests@localhost>',
+		'Depends: libstdc++6',
+		'Description: Node.js of the machine that tests',
+	];
+	writeFileSync(join(content, 'DEBIAN/control'), `${fields.join('\n')}\n`);
+	const file = join(directory, 'nodejs.deb');
+	await run('dpkg-deb', ['--root-owner-group', '-Znone', '--build', content, file]);
+	return file;
 }

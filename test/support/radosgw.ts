@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { CreateBucketCommand, S3Client } from '@aws-sdk/client-s3';
-import { installPrograms } from './packages.ts';
+import { installPrograms } from './debian.ts';
 
 const run = promisify(execFile);
 
