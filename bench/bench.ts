@@ -56,21 +56,34 @@ async function smallFiles(root: string, count: number, size: number): Promise<vo
 	}
 }
 
+/**
+ * A virtual machine has handed free memory back to its host. The first to write to a page again waits for it: 0.9 to 3 s a GiB
+ * were seen, against 0.2. Whoever is measured first would pay for the others.
+ */
+async function warmMemory(): Promise<void> {
+	await shell(`head -c ${2.5 * GIB} /dev/zero > '${scratch}/warm'; rm '${scratch}/warm'`);
+}
+
 async function post(): Promise<void> {
 	const file = await randomFile('post', GIB);
 	const root = await makeRoot('post-root', `${FILE_STORE}listen: 127.0.0.1:0\n`);
 	const { child, ended, url } = await startServer(root);
 	const ratios: number[] = [];
 	let [best, baseline] = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
-	for (let round = 0; round < 3; round++) {
-		const copy = await shell(`cp '${file}' '${scratch}/copy' && sync '${scratch}/copy'; rm '${scratch}/copy'`);
+	for (let round = 0; round < 5; round++) {
+		await warmMemory();
+		// Like the POST, it replaces what the round before it left.
+		const copy = await shell(
+			`cp '${file}' '${scratch}/new' && sync '${scratch}/new' && mv '${scratch}/new' '${scratch}/copy'`,
+		);
+		await warmMemory();
 		const sent = await shell(`curl -sSf -F 'file=@${file}' '${url}/big'`);
 		ratios.push(copy.seconds / sent.seconds);
 		[best, baseline] = [Math.min(best, sent.seconds), Math.min(baseline, copy.seconds)];
 	}
 	child.kill('SIGTERM');
 	const used = await ended;
-	const ratio = ratios.sort((a, b) => a - b)[1] ?? 0;
+	const ratio = ratios.sort((a, b) => a - b)[2] ?? 0;
 	const figure = `${ratio.toFixed(2)} of cp (${rate(GIB, best)}; cp + fsync ${rate(GIB, baseline)}), peak ${used.peakMiB.toFixed(0)} MiB`;
 	tell('POST 1 GiB', figure, '>= 0.8 of cp + fsync', ratio >= 0.8);
 }

@@ -205,7 +205,7 @@ auth_allow_insecure_global_id_reclaim = false
 [osd]
 osd_data = ${directory}/osd
 osd_objectstore = memstore
-memstore_device_bytes = ${4 * 2 ** 30}
+memstore_device_bytes = ${16 * 2 ** 30}
 osd_class_dir = ${await classDirectory()}
 osd_class_load_list = *
 osd_class_default_list = *
