@@ -96,44 +96,42 @@ for (const format of LONG ? [DEB, RPM] : [DEB]) {
 			expect((await machine.run('systemctl --failed --no-legend')).stdout).to.equal('');
 		});
 
-		describe('its weekly repair', () => {
-			const running = async () => (await machine.run(`systemctl is-active ${TIMERS}`)).stdout;
+		const running = async () => (await machine.run(`systemctl is-active ${TIMERS}`)).stdout;
 
-			it('stops the timers, and starts them again', async () => {
-				await machine.sure('systemctl start s3proxy-repair.service');
-				expect(await running()).to.equal('active\nactive\n');
-				expect(await machine.sure('journalctl -o cat -u s3proxy-encrypt.timer')).to.match(/Stopped .*\nStarted /);
-			});
+		it('stops the timers for its weekly repair, and starts them again', async () => {
+			await machine.sure('systemctl start s3proxy-repair.service');
+			expect(await running()).to.equal('active\nactive\n');
+			expect(await machine.sure('journalctl -o cat -u s3proxy-encrypt.timer')).to.match(/Stopped .*\nStarted /);
+		});
 
-			it('starts again those alone that ran', async () => {
-				await machine.sure('systemctl stop s3proxy-upload.timer; systemctl start s3proxy-repair.service');
-				expect(await running()).to.equal('active\ninactive\n');
-				await machine.sure('systemctl start s3proxy-upload.timer');
-			});
+		it('starts those alone again that ran before repair', async () => {
+			await machine.sure('systemctl stop s3proxy-upload.timer; systemctl start s3proxy-repair.service');
+			expect(await running()).to.equal('active\ninactive\n');
+			await machine.sure('systemctl start s3proxy-upload.timer');
+		});
 
-			it('starts them again when it fails', async () => {
-				await machine.sure('mv /opt/s3proxy/config.yaml /root; echo nonsense: 1 > /opt/s3proxy/config.yaml');
-				expect((await machine.run('systemctl start s3proxy-repair.service')).code).not.to.equal(0);
-				await machine.sure('mv /root/config.yaml /opt/s3proxy/');
-				expect(await running()).to.equal('active\nactive\n');
-				expect((await machine.run('ls /run/s3proxy-repair.timers')).code).not.to.equal(0);
-			});
+		it('starts them again when repair fails', async () => {
+			await machine.sure('mv /opt/s3proxy/config.yaml /root; echo nonsense: 1 > /opt/s3proxy/config.yaml');
+			expect((await machine.run('systemctl start s3proxy-repair.service')).code).not.to.equal(0);
+			await machine.sure('mv /root/config.yaml /opt/s3proxy/');
+			expect(await running()).to.equal('active\nactive\n');
+			expect((await machine.run('ls /run/s3proxy-repair.timers')).code).not.to.equal(0);
+		});
 
-			it('starts them again when it is killed', async () => {
-				// It waits for this lock, so that it can be caught.
-				await machine.sure(`
-					mkdir -p /run/systemd/system/s3proxy-repair.service.d
-					printf '[Service]\\nExecStart=\\nExecStart=/bin/sleep infinity\\n' > /run/systemd/system/s3proxy-repair.service.d/test.conf
-					systemctl daemon-reload; systemctl start --no-block s3proxy-repair.service
-				`);
-				await machine.until('pgrep -x sleep -u s3proxy');
-				expect(await running()).to.equal('inactive\ninactive\n');
-				await machine.sure('pkill -KILL -x sleep -u s3proxy');
-				await machine.until(`systemctl is-failed s3proxy-repair.service && systemctl is-active ${TIMERS}`);
-				await machine.sure(
-					'rm -r /run/systemd/system/s3proxy-repair.service.d; systemctl daemon-reload; systemctl reset-failed',
-				);
-			});
+		it('starts them again when repair is killed', async () => {
+			// In the place of a repair that takes its time.
+			await machine.sure(`
+				mkdir -p /run/systemd/system/s3proxy-repair.service.d
+				printf '[Service]\\nExecStart=\\nExecStart=/bin/sleep infinity\\n' > /run/systemd/system/s3proxy-repair.service.d/test.conf
+				systemctl daemon-reload; systemctl start --no-block s3proxy-repair.service
+			`);
+			await machine.until('[ "$(systemctl show -P SubState s3proxy-repair.service)" = start ]');
+			expect(await running()).to.equal('inactive\ninactive\n');
+			await machine.sure('systemctl kill -s KILL s3proxy-repair.service');
+			await machine.until(`systemctl is-failed s3proxy-repair.service && systemctl is-active ${TIMERS}`);
+			await machine.sure(
+				'rm -r /run/systemd/system/s3proxy-repair.service.d; systemctl daemon-reload; systemctl reset-failed',
+			);
 		});
 
 		it('is started again when it is killed', async () => {
@@ -158,14 +156,13 @@ for (const format of LONG ? [DEB, RPM] : [DEB]) {
 			const send = (name: string) => `
 				mkfifo /root/${name}
 				(curl -s -o /root/${name}.said -w "%{http_code}" -F 'file=@/root/${name};filename=x' ${ADDRESS}/${name} > /root/${name}.code || true) &
-				exec 3> /root/${name}; head -c 150000 /root/artifact >&3
-				touch /root/${name}.half`;
-			// The first one goes on as soon as the service has been told to stop; the second never does by itself.
+				exec 3> /root/${name}; head -c 150000 /root/artifact >&3`;
+			// The first one goes on as soon as the service has been told to stop; the second when it has stopped.
 			const first = machine.run(`${send('ends')}
-				until journalctl -u s3proxy.service | grep -q 'SIGTERM: finishing'; do sleep 0.1; done
+				until journalctl -b -u s3proxy.service | grep -q 'SIGTERM: finishing'; do sleep 0.1; done
 				tail -c +150001 /root/artifact >&3; exec 3>&-; wait`);
 			const second = machine.run(`${send('hangs')}
-				until [ -s /root/hangs.code ]; do sleep 0.1; done; exec 3>&-; wait`);
+				until journalctl -b -u s3proxy.service | grep -q 'Stopped s3proxy'; do sleep 0.1; done; exec 3>&-; wait`);
 			await machine.until('[ $(find /opt/s3proxy/uploading -type f -name ".s3proxy-*" | wc -l) = 2 ]');
 			await machine.sure(format.upgrade(file));
 			await Promise.all([first, second]);
@@ -194,6 +191,7 @@ for (const format of LONG ? [DEB, RPM] : [DEB]) {
 			await machine.sure(format.remove);
 			expect(await machine.sure('ls -A /opt/s3proxy')).to.equal(
 				[
+					'access',
 					'bucket',
 					'config.yaml',
 					'encrypted',
