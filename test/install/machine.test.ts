@@ -91,6 +91,17 @@ for (const format of LONG ? [DEB, RPM] : [DEB]) {
 			expect(bypass.stderr).to.match(/belongs to uid \d+, and this is uid 0/);
 		});
 
+		it('has credentials from a file that root alone may read, in the service and on the command line', async () => {
+			await machine.sure(`
+				printf 'AWS_ACCESS_KEY_ID=one\\nAWS_SECRET_ACCESS_KEY=a/b+c=' | install -m 600 /dev/stdin /etc/s3proxy/credentials
+				systemctl restart s3proxy.service`);
+			const environment = await machine.sure('cat /proc/$(systemctl show -P MainPID s3proxy.service)/environ');
+			expect(environment.split('\0')).to.include.members(['AWS_ACCESS_KEY_ID=one', 'AWS_SECRET_ACCESS_KEY=a/b+c=']);
+			const show = 'data:text/javascript,console.log(process.getuid()>0,process.env.AWS_SECRET_ACCESS_KEY)';
+			expect(await machine.sure(`NODE_OPTIONS='--import=${show}' s3proxy --version`)).to.match(/^true a\/b\+c=\n/);
+			await machine.sure('rm /etc/s3proxy/credentials; systemctl restart s3proxy.service');
+		});
+
 		it('is brought into the store by the timers, and comes back from there', async () => {
 			await machine.until('[ -z "$(find /opt/s3proxy/to_encrypt /opt/s3proxy/encrypted ! -type d)" ]');
 			await machine.sure('grep -rL "" /opt/s3proxy/bucket >/dev/null; ls /opt/s3proxy/bucket/*/team/app.bin-iv');
