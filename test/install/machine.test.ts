@@ -235,7 +235,7 @@ for (const format of LONG ? [DEB, RPM] : [DEB]) {
 
 describe('the RPM in a system that does not run', function () {
 	this.timeout(600_000);
-	let system: string;
+	let system = '';
 	// `rpm -V` ends with 1 when something has changed.
 	const rpm = (...args: string[]) =>
 		run('rpm', ['--root', system, ...args]).catch((error: Error & { stdout: string; stderr: string }) => error);
@@ -243,24 +243,24 @@ describe('the RPM in a system that does not run', function () {
 	before(async function () {
 		needs(this, (await canBoot()) && (await canPackage()), 'root on Debian, to make a system of its own');
 		system = await makeSystem();
+		await run('mount', ['-t', 'proc', 'proc', join(system, 'proc')]);
+	});
+
+	after(async () => {
+		if (system !== '') await run('umount', [join(system, 'proc')]);
 	});
 
 	it('is installed, with its user and directories, and rpm -V finds nothing changed', async () => {
 		const { stdout, stderr } = await rpm('-i', '--nodeps', (await packages(1)).rpm);
 		expect(stdout).to.include('s3proxy is installed, and has no key yet');
-		expect(stderr).to.match(/^(Creating .*\n)*$/);
+		expect(stderr).not.to.match(/warning|fail/i);
 		expect((await rpm('-V', '--nodeps', 's3proxy')).stdout).to.equal('');
 	});
 
 	it('works, and rpm -V still finds nothing changed', async () => {
 		const script =
 			's3proxy rotate-key; echo x | s3proxy ingest - a/b; s3proxy encrypt; s3proxy upload; rm /opt/s3proxy/uploads/a/b; s3proxy fetch a/b --output -';
-		const { stdout } = await run('chroot', [
-			system,
-			'sh',
-			'-ec',
-			`mount -t proc proc /proc; trap 'umount /proc' EXIT; ${script}`,
-		]);
+		const { stdout } = await run('chroot', [system, 'sh', '-ec', script]);
 		expect(stdout).to.match(/x\n$/);
 		expect((await rpm('-V', '--nodeps', 's3proxy')).stdout).to.equal('');
 	});
