@@ -4,7 +4,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { type Ended, ended, makeDirectory } from './cli.ts';
 import { installPrograms } from './debian.ts';
@@ -16,7 +16,7 @@ const run = promisify(execFile);
 const PROGRAMS = ['debootstrap', 'systemd-nspawn', 'nsenter', 'setpriv'];
 const PACKAGES = ['debootstrap', 'systemd-container', 'util-linux'];
 /** What is in it beside what every Debian has. */
-const INCLUDED = 'systemd,systemd-sysv,dbus,iproute2,libstdc++6,curl,cron,rpm,nginx,varnish';
+const INCLUDED = ['systemd', 'systemd-sysv', 'dbus', 'iproute2', 'libstdc++6', 'curl', 'rpm'];
 
 const machines = new Set<Machine>();
 
@@ -30,25 +30,27 @@ export async function canBoot(): Promise<boolean> {
 	return (await installPrograms(PROGRAMS, PACKAGES)) === undefined;
 }
 
-let base: Promise<string> | undefined;
+const bases = new Map<string, Promise<string>>();
 
-/** A directory with a new Debian and this Node.js, for `rpm --root` and the like. */
-export async function makeSystem(): Promise<string> {
-	base ??= bootstrap();
+/** A directory with a new Debian, `more` of its packages, and this Node.js, for `rpm --root` and the like. */
+export async function makeSystem(more: readonly string[] = []): Promise<string> {
+	const included = [...INCLUDED, ...more].join(',');
+	// One download of each for a test run: it takes a minute.
+	const base = bases.get(included) ?? bootstrap(included);
+	bases.set(included, base);
 	const directory = join(makeDirectory('suite'), 'system');
 	await run('cp', ['-a', '--reflink=auto', await base, directory]);
 	return directory;
 }
 
-/** Once for a test run: it takes a minute. */
-async function bootstrap(): Promise<string> {
+async function bootstrap(included: string): Promise<string> {
 	const directory = join(makeDirectory('suite'), 'base');
 	// From where this machine's apt has its own, and of the same release.
 	const format = '$(CREATED_BY) $(CODENAME) $(REPO_URI)';
 	const { stdout } = await run('apt-get', ['indextargets', '--format', format]);
 	const codename = /^VERSION_CODENAME=(\w+)$/m.exec(await readFile('/etc/os-release', 'utf8'))?.[1] ?? '';
 	const line = stdout.split('\n').find((one) => one.startsWith(`Packages ${codename} `)) ?? '';
-	const args = ['--variant=minbase', `--include=${INCLUDED}`, codename, directory, line.split(' ')[2] ?? ''];
+	const args = ['--variant=minbase', `--include=${included}`, codename, directory, line.split(' ')[2] ?? ''];
 	await run('debootstrap', args, { maxBuffer: 2 ** 26 });
 	writeFileSync(join(directory, 'etc/hosts'), '127.0.0.1 localhost\n');
 	const node = await nodePackage();
@@ -58,8 +60,8 @@ async function bootstrap(): Promise<string> {
 }
 
 /** Boots a new system. */
-export async function boot(): Promise<Machine> {
-	const machine = new Machine(await makeSystem());
+export async function boot(more: readonly string[] = []): Promise<Machine> {
+	const machine = new Machine(await makeSystem(more));
 	machines.add(machine);
 	await machine.start();
 	return machine;
@@ -68,7 +70,6 @@ export async function boot(): Promise<Machine> {
 export class Machine {
 	readonly directory: string;
 	#container: ChildProcess | undefined;
-	#leader = '';
 
 	constructor(directory: string) {
 		this.directory = directory;
@@ -76,19 +77,23 @@ export class Machine {
 
 	/** Waits until everything that starts by itself has started. */
 	async start(): Promise<void> {
-		const options = ['--quiet', '--register=no', '--keep-unit', '--private-network', '--boot', '-D', this.directory];
+		const name = basename(dirname(this.directory));
+		const options = ['--quiet', '--register=no', '--keep-unit', '--private-network', '--boot', '-M', name];
 		// Goes when this process does, whatever becomes of it.
-		const container = spawn('setpriv', ['--pdeathsig', 'KILL', 'systemd-nspawn', ...options], {
-			stdio: ['ignore', 'ignore', 'inherit'],
+		const container = spawn('setpriv', ['--pdeathsig', 'KILL', 'systemd-nspawn', ...options, '-D', this.directory], {
+			stdio: 'ignore',
 		});
 		this.#container = container;
-		const children = `/proc/${container.pid}/task/${container.pid}/children`;
-		await until(() => {
+		await until(async () => {
 			if (container.exitCode !== null) throw new Error(`systemd-nspawn ended with ${container.exitCode}`);
-			this.#leader = readFileSync(children, 'utf8').trim().split(' ')[0] ?? '';
-			return this.#leader !== '';
+			return /running|degraded/.test((await this.run('systemctl is-system-running')).stdout);
 		});
-		await until(async () => /running|degraded/.test((await this.run('systemctl is-system-running')).stdout));
+	}
+
+	/** The machine's first process, seen from outside; another one for a moment while it starts. */
+	get #leader(): string {
+		const pid = this.#container?.pid;
+		return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ')[0] ?? '';
 	}
 
 	/** Runs a shell script in it, as root. */
@@ -127,7 +132,8 @@ export class Machine {
 	async stop(): Promise<void> {
 		machines.delete(this);
 		const gone = this.#gone();
-		if (this.#leader !== '') process.kill(Number(this.#leader), 'SIGKILL');
+		// Its child, the machine, goes with it.
+		this.#container?.kill('SIGKILL');
 		await gone;
 	}
 
