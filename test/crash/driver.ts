@@ -148,6 +148,11 @@ async function post(child: ChildProcess, path: string, content: Buffer): Promise
 	);
 }
 
+/** Every path that a scenario's root may have names of, also those that `wreck` makes. */
+export function pathsOf(scenario: Scenario): string[] {
+	return [...Object.keys(allowedAfter(scenario, true)), 'f/never-published', 'd/orphan'];
+}
+
 /** The versions that paths may be in, given what the command said. */
 export function allowedAfter({ before, adds }: Scenario, acknowledged: boolean): Allowed {
 	const allowed: Record<string, readonly (number | undefined)[]> = {};

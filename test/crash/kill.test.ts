@@ -9,6 +9,7 @@ import {
 	crashBucket,
 	everyPoint,
 	type Outcome,
+	pathsOf,
 	pointsOf,
 	runFaulty,
 	type S3Place,
@@ -32,7 +33,7 @@ before(async function () {
 async function survives(scenario: Scenario, stage: Stage, outcome: Outcome): Promise<void> {
 	const { root, built } = stage;
 	const allowed = allowedAfter(scenario, outcome.acknowledged);
-	const paths = [...Object.keys(allowed), 'f/never-published', 'd/orphan'];
+	const paths = pathsOf(scenario);
 	const seen = assertVisible(root, withNone(allowed));
 	await assertLegal(stage, paths);
 	await ageOwnerlessLocks(built);
