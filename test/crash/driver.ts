@@ -5,9 +5,11 @@ import { createHash } from 'node:crypto';
 import { appendFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { s3StoreAt } from '../store/s3-subject.js';
 import { openBuilt } from '../support/built.js';
 import { ended, makeDirectory, makeRoot, startS3proxy } from '../support/cli.js';
 import { strideOf } from '../support/extent.ts';
+import type { S3Server } from '../support/radosgw.js';
 import { FORM, file, form, send, until } from '../support/serve.js';
 import type { Allowed } from './checker.js';
 import { contentOf } from './content.js';
@@ -44,6 +46,14 @@ export interface Outcome {
 export interface S3Place {
 	readonly endpoint: string;
 	readonly region: string;
+}
+
+let bucket: Promise<S3Server | undefined> | undefined;
+
+/** The bucket of all matrices; undefined when there is no server. */
+export function crashBucket(): Promise<S3Server | undefined> {
+	bucket ??= s3StoreAt('crash').then((subject) => subject?.server);
+	return bucket;
 }
 
 /** A new root on which `scenario` may begin. */
@@ -136,6 +146,11 @@ async function post(child: ChildProcess, path: string, content: Buffer): Promise
 		({ status }) => status,
 		() => undefined,
 	);
+}
+
+/** Every path that a scenario's root may have names of, also those that `wreck` makes. */
+export function pathsOf(scenario: Scenario): string[] {
+	return [...Object.keys(allowedAfter(scenario, true)), 'f/never-published', 'd/orphan'];
 }
 
 /** The versions that paths may be in, given what the command said. */

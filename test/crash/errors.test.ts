@@ -14,6 +14,7 @@ import {
 	everyPoint,
 	type Fault,
 	type Outcome,
+	pathsOf,
 	pointsOf,
 	runFaulty,
 	setUp,
@@ -55,7 +56,7 @@ function assertSaysWhat({ command }: Scenario, { mode }: Omit<Fault, 'at'>, outc
 
 async function recovers(scenario: Scenario, stage: Stage, outcome: Outcome): Promise<void> {
 	const allowed = allowedAfter(scenario, outcome.acknowledged);
-	const paths = [...Object.keys(allowed), 'f/never-published', 'd/orphan'];
+	const paths = pathsOf(scenario);
 	const withNone = Object.entries(allowed).map(([path, versions]) => [path, [...versions, undefined]]);
 	const seen = assertVisible(stage.root, Object.fromEntries(withNone));
 	await assertLegal(stage, paths);

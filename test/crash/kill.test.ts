@@ -1,14 +1,15 @@
 /** Every command killed before and after everything it does: nothing is lost, nothing half is seen, repair makes it sound. */
 
-import { s3StoreAt } from '../store/s3-subject.js';
 import { ended } from '../support/cli.js';
 import { needs } from '../support/needs.ts';
 import { ageOwnerlessLocks, assertLegal, assertRepairs, assertStored, assertVisible } from './checker.js';
 import {
 	allowedAfter,
 	CallLog,
+	crashBucket,
 	everyPoint,
 	type Outcome,
+	pathsOf,
 	pointsOf,
 	runFaulty,
 	type S3Place,
@@ -26,14 +27,13 @@ let place: S3Place | undefined;
 
 before(async function () {
 	this.timeout(600_000);
-	const subject = await s3StoreAt('crash');
-	place = subject?.server;
+	place = await crashBucket();
 });
 
 async function survives(scenario: Scenario, stage: Stage, outcome: Outcome): Promise<void> {
 	const { root, built } = stage;
 	const allowed = allowedAfter(scenario, outcome.acknowledged);
-	const paths = [...Object.keys(allowed), 'f/never-published', 'd/orphan'];
+	const paths = pathsOf(scenario);
 	const seen = assertVisible(root, withNone(allowed));
 	await assertLegal(stage, paths);
 	await ageOwnerlessLocks(built);

@@ -1,0 +1,203 @@
+/**
+ * A power cut after any call: what a journalling file system may then have. Names are made and removed in order; an fsync of
+ * anything makes all before it durable. A file's content is durable up to its last fsync, and may be lost, or zeros, after it.
+ */
+
+import {
+	cpSync,
+	linkSync,
+	mkdirSync,
+	readFileSync,
+	renameSync,
+	rmdirSync,
+	rmSync,
+	symlinkSync,
+	unlinkSync,
+	utimesSync,
+	writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { openBuilt } from '../support/built.js';
+import { makeDirectory, s3proxy } from '../support/cli.js';
+import { strideOf } from '../support/extent.ts';
+import { ageOwnerlessLocks, assertRepairs, assertStored, assertVisible } from './checker.js';
+import { contentOf } from './content.js';
+import { allowedAfter, pathsOf, setUp, Tally, tearDown } from './driver.js';
+import { SCENARIOS, type Scenario, type Stage } from './scenarios.js';
+
+const PRELOAD = fileURLToPath(new URL('../support/record-calls.js', import.meta.url));
+const STRIDE = 11;
+
+/** A call that succeeded, as the preload wrote it down. */
+interface Event {
+	readonly name: string;
+	/** Relative to the root. */
+	readonly paths: readonly string[];
+	/** Of a symlink. */
+	readonly target?: string;
+	/** Base64: all that the file holds after it was written to. */
+	readonly content?: string;
+	readonly mtime?: number;
+}
+
+const SYNCS = new Set(['sync', 'datasync', 'fsync', 'fdatasync']);
+const LOSSES = ['lost', 'zeros'] as const;
+
+/** A file since the recording began. */
+class RecordedFile {
+	#content: Buffer | undefined;
+	#synced: Buffer | undefined;
+	mtime: number | undefined;
+
+	write(content: Buffer): void {
+		this.#content = content;
+	}
+
+	sync(): void {
+		this.#synced = this.#content ?? this.#synced;
+	}
+
+	/** What may be left of it; undefined: what it held before the recording began. */
+	after(loss: (typeof LOSSES)[number]): Buffer | undefined {
+		if (this.#content === undefined || this.#synced === this.#content) return this.#content;
+		return loss === 'zeros' ? Buffer.alloc(this.#content.length) : this.#synced;
+	}
+}
+
+/** The files of a recording, by the names that they have at the moment. */
+class Files {
+	readonly #byName = new Map<string, RecordedFile>();
+
+	/** Follows what happens to names, and to content. */
+	follow({ name, paths: [path = '', to = ''], content, mtime }: Event): void {
+		const known = this.#byName.get(path);
+		if (known === undefined && (name === 'open' || content !== undefined)) this.#byName.set(path, new RecordedFile());
+		const file = this.#byName.get(path);
+		if (file === undefined) return;
+		if (name === 'rename' || name === 'link') this.#byName.set(to, file);
+		if (name === 'rename' || name === 'unlink' || name === 'rm') this.#byName.delete(path);
+		if (mtime !== undefined) file.mtime = mtime;
+		if (content !== undefined) file.write(Buffer.from(content, 'base64'));
+		if (SYNCS.has(name)) file.sync();
+	}
+
+	get all(): Iterable<[string, RecordedFile]> {
+		return this.#byName;
+	}
+}
+
+/** Does to the root what a call did to its names. */
+function applyName(root: string, { name, paths: [path = '', to = ''], target }: Event): void {
+	const file = join(root, path);
+	switch (name) {
+		case 'open':
+			writeFileSync(file, '', { flag: 'a', mode: path.startsWith('keys/') ? 0o600 : 0o644 });
+			break;
+		case 'mkdir':
+			mkdirSync(file);
+			break;
+		case 'rmdir':
+			rmdirSync(file);
+			break;
+		case 'unlink':
+			unlinkSync(file);
+			break;
+		case 'rm':
+			rmSync(file, { force: true });
+			break;
+		case 'rename':
+			renameSync(file, join(root, to));
+			break;
+		case 'link':
+			linkSync(file, join(root, to));
+			break;
+		case 'symlink':
+			symlinkSync(target ?? '', join(root, to === '' ? path : to));
+			break;
+		default:
+	}
+}
+
+/**
+ * Brings the root into a state that a cut after `events` may leave.
+ * @param names how many of them have come to the disk as far as they concern names
+ */
+function cut(root: string, base: string, events: readonly Event[], names: number, loss: (typeof LOSSES)[number]): void {
+	rmSync(root, { recursive: true });
+	cpSync(base, root, { recursive: true, preserveTimestamps: true, verbatimSymlinks: true });
+	// Content is known by all that was done; the names that it is found under are those that have come to the disk.
+	const live = new Files();
+	const onDisk = new Map<RecordedFile, string>();
+	events.forEach((event, index) => {
+		live.follow(event);
+		if (index < names) applyName(root, event);
+		if (index === names - 1) for (const [path, file] of live.all) onDisk.set(file, path);
+	});
+	for (const [file, path] of onDisk) {
+		const content = file.after(loss);
+		if (content !== undefined) writeFileSync(join(root, path), content);
+		if (file.mtime !== undefined) utimesSync(join(root, path), file.mtime / 1000, file.mtime / 1000);
+	}
+}
+
+async function record(stage: Stage, { command, adds }: Scenario): Promise<Event[]> {
+	const log = join(makeDirectory(), 'events');
+	const { code, stderr } = await s3proxy(stage.root, command === 'post' ? [] : command, {
+		stdin: adds === undefined ? '' : contentOf(adds.path, adds.version),
+		node: ['--import', PRELOAD],
+		env: { RECORD_ROOT: stage.root, RECORD_LOG: log },
+	});
+	if (code !== 0) throw new Error(stderr);
+	return readFileSync(log, 'utf8')
+		.trimEnd()
+		.split('\n')
+		.map((line) => JSON.parse(line) as Event);
+}
+
+async function survives(root: string, scenario: Scenario, acknowledged: boolean): Promise<void> {
+	const stage = { root, built: await openBuilt(root) };
+	const allowed = allowedAfter(scenario, acknowledged);
+	const withNone = Object.entries(allowed).map(([path, versions]) => [path, [...versions, undefined]]);
+	const seen = assertVisible(root, Object.fromEntries(withNone));
+	// Coming up again takes longer than any lock is good for.
+	await ageOwnerlessLocks(stage.built, true);
+	await assertRepairs(stage, pathsOf(scenario));
+	await assertStored(stage, allowed, seen);
+	await stage.built.context.close();
+}
+
+describe('after a power cut at any point', function () {
+	this.timeout(3_600_000);
+	const scenarios = SCENARIOS.filter(({ store, command }) => store === 'file' && command !== 'post');
+	for (const scenario of scenarios) {
+		it(`of ${scenario.name}, nothing that was acknowledged depends on what was not synced`, async () => {
+			const stage = await setUp(scenario);
+			const { root } = stage;
+			const base = join(makeDirectory(), 'base');
+			cpSync(root, base, { recursive: true, preserveTimestamps: true, verbatimSymlinks: true });
+			const events = await record(stage, scenario);
+			const tally = new Tally('power cut');
+			const step = strideOf(STRIDE);
+			// The last one is the one after which the command has said that it is done.
+			for (let last = events.length; last > 0; last -= step) {
+				const done = events.slice(0, last);
+				const synced = done.findLastIndex(({ name }) => SYNCS.has(name)) + 1;
+				for (const names of new Set([synced, last])) {
+					for (const loss of LOSSES) {
+						const when = `cut after ${JSON.stringify({ ...done.at(-1), content: undefined })}, ${last - names} names and data ${loss}`;
+						try {
+							cut(root, base, done, names, loss);
+							await survives(root, scenario, last === events.length);
+							tally.count(loss);
+						} catch (error) {
+							tally.find(when, error);
+						}
+					}
+				}
+			}
+			await tearDown(stage);
+			tally.close(scenario.name);
+		});
+	}
+});
