@@ -97,7 +97,7 @@ export class CallLog {
 	}
 }
 
-export function environmentOf(root: string, log: CallLog, { at, mode, sticky = 0, reads = false }: Fault) {
+function environmentOf(root: string, log: CallLog, { at, mode, sticky = 0, reads = false }: Fault) {
 	return {
 		FAULT_ROOT: root,
 		FAULT_LOG: log.file,

@@ -1,6 +1,7 @@
 /** How much is tried: `npm test` a fixed, fast part of the matrices; `npm run test:long` every point. */
 
-const LONG = process.env.S3PROXY_TEST_LONG === '1';
+/** Whether this is the long part. */
+export const LONG = process.env.S3PROXY_TEST_LONG === '1';
 
 /** Only every so many-th point in the fast part: starting the command line takes a third of a second. */
 export function strideOf(fast: number): number {
