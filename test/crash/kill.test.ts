@@ -58,7 +58,7 @@ describe('a command killed at any point', function () {
 				const store = scenario.store === 's3' ? place : undefined;
 				const tally = new Tally(mode);
 				const last = await pointsOf(scenario, store, false);
-				const stride = mode === 'kill' ? scenario.stride : 3 * scenario.stride;
+				const stride = mode === 'kill' ? 2 * scenario.stride : 5 * scenario.stride;
 				await everyPoint(tally, scenario.name, { last, stride }, async (n) => {
 					const stage = await setUp(scenario, store);
 					const fault = { at: n, mode: mode === 'kill-after' ? mode : 'kill' };
