@@ -102,7 +102,7 @@ function leftovers(root: string): string[] {
 }
 
 /** Nothing is there that only a command under way may have. */
-export function assertTidy(root: string, when: string): void {
+function assertTidy(root: string, when: string): void {
 	expect(leftovers(root), when).to.deep.equal([]);
 }
 
@@ -114,8 +114,13 @@ export async function ageOwnerlessLocks({ context }: BuiltRoot, all = false): Pr
 	const longAgo = Date.now() / 1000 - 31;
 	for await (const { file, directory } of walkLocks(context.root.layout)) {
 		if (!existsSync(directory)) continue;
-		if (all || recordedOwner(file) === undefined) utimesSync(directory, longAgo, longAgo);
+		if (all || isOwnerless(file, directory)) utimesSync(directory, longAgo, longAgo);
 	}
+}
+
+/** Nobody has written himself down, or it was an earlier owner who has. */
+function isOwnerless(file: string, directory: string): boolean {
+	return recordedOwner(file) === undefined || lstatSync(file).mtimeMs < lstatSync(directory).birthtimeMs;
 }
 
 /** Staging of processes that live is not repair's. */

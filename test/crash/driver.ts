@@ -23,6 +23,8 @@ const AT_A_TIME = 3;
 export interface Fault {
 	/** 0: none. */
 	readonly at: number;
+	/** Instead: a regular expression, for the first call whose name and paths it matches. */
+	readonly match?: string;
 	readonly mode: string;
 	readonly sticky?: 0 | 1 | 2;
 	readonly reads?: boolean;
@@ -97,11 +99,12 @@ export class CallLog {
 	}
 }
 
-export function environmentOf(root: string, log: CallLog, { at, mode, sticky = 0, reads = false }: Fault) {
+function environmentOf(root: string, log: CallLog, { at, match, mode, sticky = 0, reads = false }: Fault) {
 	return {
 		FAULT_ROOT: root,
 		FAULT_LOG: log.file,
 		FAULT_AT: String(at),
+		...(match === undefined ? {} : { FAULT_MATCH: match }),
 		FAULT_MODE: mode,
 		FAULT_STICKY: String(sticky),
 		FAULT_READS: reads ? '1' : '0',
@@ -175,9 +178,9 @@ export class Tally {
 		this.name = name;
 	}
 
-	count(outcome: string): void {
-		this.points++;
-		this.#outcomes.set(outcome, (this.#outcomes.get(outcome) ?? 0) + 1);
+	count(outcome: string, times = 1): void {
+		this.points += times;
+		this.#outcomes.set(outcome, (this.#outcomes.get(outcome) ?? 0) + times);
 	}
 
 	find(where: string, error: unknown): void {

@@ -25,11 +25,6 @@ const CALLS_OF_REPAIR = 12;
 
 let place: S3Place | undefined;
 
-before(async function () {
-	this.timeout(600_000);
-	place = await crashBucket();
-});
-
 async function survives(scenario: Scenario, stage: Stage, outcome: Outcome): Promise<void> {
 	const { root, built } = stage;
 	const allowed = allowedAfter(scenario, outcome.acknowledged);
@@ -51,6 +46,11 @@ const MODES = ['kill', 'kill-after', 'kill, then repair killed'] as const;
 
 describe('a command killed at any point', function () {
 	this.timeout(3_600_000);
+
+	before(async () => {
+		place = await crashBucket();
+	});
+
 	for (const scenario of SCENARIOS) {
 		for (const mode of MODES) {
 			it(`(${scenario.name}; ${mode}) loses nothing, shows nothing half, and leaves what repair can clear`, async function () {
@@ -58,7 +58,7 @@ describe('a command killed at any point', function () {
 				const store = scenario.store === 's3' ? place : undefined;
 				const tally = new Tally(mode);
 				const last = await pointsOf(scenario, store, false);
-				const stride = mode === 'kill' ? scenario.stride : 3 * scenario.stride;
+				const stride = mode === 'kill' ? 2 * scenario.stride : 5 * scenario.stride;
 				await everyPoint(tally, scenario.name, { last, stride }, async (n) => {
 					const stage = await setUp(scenario, store);
 					const fault = { at: n, mode: mode === 'kill-after' ? mode : 'kill' };

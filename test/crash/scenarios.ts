@@ -9,7 +9,7 @@ import { keyId } from '../support/cli.js';
 import { contentOf } from './content.js';
 
 /** The newest version of every path. */
-export type Versions = Readonly<Record<string, number>>;
+type Versions = Readonly<Record<string, number>>;
 
 /** A root in which a scenario begins. */
 export interface Stage {

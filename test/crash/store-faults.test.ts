@@ -40,11 +40,6 @@ const STRIDE = 29;
 
 let server: S3Server | undefined;
 
-before(async function () {
-	this.timeout(600_000);
-	server = await crashBucket();
-});
-
 interface Failure {
 	readonly code: keyof typeof OUTCOMES;
 	readonly message: string;
@@ -102,6 +97,11 @@ async function requestsOf(scenario: Scenario, place: S3Place): Promise<number> {
 
 describe('an S3 server that misbehaves at any request', function () {
 	this.timeout(3_600_000);
+
+	before(async () => {
+		server = await crashBucket();
+	});
+
 	for (const scenario of SCENARIOS.filter(({ store }) => store === 's3')) {
 		it(`(${scenario.name}) costs time or a clear failure, and nothing else`, async function () {
 			needs(this, server !== undefined, 'an S3 server');

@@ -53,6 +53,7 @@ export async function openBuilt(root: string): Promise<BuiltRoot> {
 		quiet: true,
 	});
 	const done = (result: RunResult) => {
+		if (result.busy) throw new Error('another run is under way');
 		if (result.failed > 0) throw new Error(logged.splice(0).join(''), { cause: result.failure });
 		return result.done;
 	};

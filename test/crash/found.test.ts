@@ -1,0 +1,66 @@
+/** What the matrices have found once, each at its own point: the fast part of them may pass it over. */
+
+import { expect } from 'chai';
+import { tree } from '../support/cli.js';
+import { assertNoStagingOfTheDead, assertRepairs, assertStored } from './checker.js';
+import { allowedAfter, pathsOf, runFaulty, setUp } from './driver.js';
+import { SCENARIOS, type Scenario, type Stage } from './scenarios.js';
+
+interface Found {
+	readonly what: string;
+	readonly scenario: string;
+	/** The call that fails. */
+	readonly match: string;
+	readonly mode?: string;
+	/** What must hold right after the command has failed. */
+	readonly holds?: (stage: Stage) => void;
+}
+
+const FOUND: readonly Found[] = [
+	{ what: 'a fetch that cannot make its staging file ends', scenario: 'fetch', match: '^open to_decrypt/' },
+	{
+		what: 'a version that readers see waits for encryption, although the sync after its publish failed',
+		scenario: 'ingest over an older version',
+		match: '^sync uploads/d$',
+		holds: ({ root }) => expect(tree(root)).to.include('to_encrypt/d/x -> <root>/uploads/d/x'),
+	},
+	{ what: 'staging whose mode cannot be set is removed', scenario: 'encrypt', match: '^fchmod encrypting/' },
+	{
+		what: 'a sidecar that cannot be written whole is removed',
+		scenario: 'encrypt',
+		match: '^write encrypting/',
+		mode: 'ENOSPC',
+	},
+	{
+		what: 'a symlink that cannot be renamed is removed',
+		scenario: 'rotate-key',
+		match: '^rename keys/.* keys/latest$',
+	},
+	...['write', 'unlink'].map((call) => ({
+		what: `a lock whose record fails (${call}) is one that repair clears`,
+		scenario: 'upload',
+		match: `^${call} locks/d/.s3proxy-put-`,
+	})),
+];
+
+function scenarioOf(name: string): Scenario {
+	const found = SCENARIOS.find((scenario) => scenario.name === name);
+	if (found === undefined) throw new Error(`no scenario ${name}`);
+	return found;
+}
+
+describe('what the matrices have found', () => {
+	for (const { what, scenario: name, match, mode = 'EIO', holds } of FOUND) {
+		it(what, async () => {
+			const scenario = scenarioOf(name);
+			const stage = await setUp(scenario);
+			const outcome = await runFaulty(stage, scenario, { at: 0, match, mode });
+			expect(outcome.hit, 'the call was made').not.to.equal(undefined);
+			expect(outcome.code, outcome.stderr).to.equal(1);
+			holds?.(stage);
+			assertNoStagingOfTheDead(stage.root);
+			await assertRepairs(stage, pathsOf(scenario));
+			await assertStored(stage, allowedAfter(scenario, false), {});
+		});
+	}
+});
