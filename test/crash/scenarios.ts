@@ -52,7 +52,7 @@ async function store(stage: Stage, versions: Versions, size?: number): Promise<v
 	await stage.built.upload();
 }
 
-const evict = ({ root }: Stage) => rmSync(join(root, 'uploads'), { recursive: true });
+const removeLocal = ({ root }: Stage) => rmSync(join(root, 'uploads'), { recursive: true });
 
 /** A root that a crash of everything at once has left behind; `repair` has something to do in every step. */
 async function wreck(stage: Stage): Promise<void> {
@@ -116,10 +116,18 @@ const fetchSeveral = {
 	before: { [X]: 2, [Y]: 1 },
 	prepare: async (stage: Stage) => {
 		await store(stage, { [X]: 2, [Y]: 1 });
-		evict(stage);
+		removeLocal(stage);
 	},
 	again: async ({ built }: Stage) => {
 		for (const path of [X, Y]) await built.fetch(path);
+	},
+};
+const evictSeveral = {
+	command: ['evict', X, Y],
+	before: { [X]: 2, [Y]: 1 },
+	prepare: (stage: Stage) => store(stage, { [X]: 2, [Y]: 1 }),
+	again: async ({ built }: Stage) => {
+		for (const path of [X, Y]) await built.evict(path);
 	},
 };
 const reEncryptSeveral = {
@@ -129,7 +137,7 @@ const reEncryptSeveral = {
 		await store(stage, { [X]: 1, [Y]: 1 });
 		await stage.built.rotateKey();
 		await store(stage, { [X]: 2 });
-		evict(stage);
+		removeLocal(stage);
 	},
 	again: ({ built }: Stage) => built.reEncrypt(),
 };
@@ -173,7 +181,7 @@ export const SCENARIOS: readonly Scenario[] = [
 		prepare: async (stage) => {
 			await store(stage, { [X]: 2 }, LARGE);
 			await stage.built.rotateKey();
-			evict(stage);
+			removeLocal(stage);
 		},
 		stride: 12,
 	},
@@ -185,7 +193,7 @@ export const SCENARIOS: readonly Scenario[] = [
 		before: { [X]: 2 },
 		prepare: async (stage) => {
 			await store(stage, { [X]: 2 }, LARGE);
-			evict(stage);
+			removeLocal(stage);
 		},
 		again: ({ built }) => built.fetch(X),
 		stride: 12,
@@ -193,6 +201,9 @@ export const SCENARIOS: readonly Scenario[] = [
 	{ ...file, ...fetchSeveral, name: 'fetch', stride: 8 },
 	{ ...plain, ...fetchSeveral, name: 'fetch, encryption: false', stride: 9 },
 	{ ...s3, ...fetchSeveral, name: 'fetch from S3', stride: 8 },
+	{ ...file, ...evictSeveral, name: 'evict', stride: 6 },
+	{ ...plain, ...evictSeveral, name: 'evict, encryption: false', stride: 7 },
+	{ ...s3, ...evictSeveral, name: 'evict, S3', stride: 6 },
 	{
 		...file,
 		name: 'rotate-key',

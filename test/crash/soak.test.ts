@@ -3,7 +3,7 @@
  * What a reader gets is never torn, and never older than what was acknowledged when it asked.
  */
 
-import { existsSync, lstatSync, mkdirSync, rmdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'chai';
 import { artifactPath } from '../../src/state/artifact-path.js';
@@ -45,11 +45,6 @@ class History {
 	get allowed(): number[] {
 		return Array.from({ length: this.#next - this.#acknowledged }, (_, n) => this.#acknowledged + n);
 	}
-}
-
-function mtimeOf(file: string): number | undefined {
-	const stats = lstatSync(file, { throwIfNoEntry: false });
-	return stats === undefined ? undefined : Math.round(stats.mtimeMs);
 }
 
 const random = <T>(items: readonly T[]): T => items[Math.floor(Math.random() * items.length)] as T;
@@ -133,23 +128,11 @@ describe('everything at once', function () {
 				}
 			});
 
-		/** Removes local copies that the store has: under the path's lock, as eviction will. */
+		/** Most are refused: they wait, or were replaced meanwhile. */
 		const evicter = () =>
 			forever(async () => {
 				await sleep(50);
-				const path = artifactPath(random(PATHS));
-				const { context } = built;
-				await context.root.locks
-					.withPath(path, context.abandon, async () => {
-						const { layout } = context.root;
-						const waits = [layout.marker(path), layout.workLink(path)].some((name) => existsSync(name));
-						const sealed = (await context.keyring()).all.some(({ id }) => existsSync(layout.sealed(id, path)));
-						const version = mtimeOf(layout.artifact(path));
-						if (waits || sealed || version === undefined || !(await built.stored(path)).includes(version)) return;
-						rmSync(layout.artifact(path));
-						counts.evicted++;
-					})
-					.catch(() => undefined);
+				counts.evicted += await built.evict(random(PATHS)).catch(() => 0);
 			});
 
 		await Promise.all([
