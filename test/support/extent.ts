@@ -7,3 +7,8 @@ export const LONG = process.env.S3PROXY_TEST_LONG === '1';
 export function strideOf(fast: number): number {
 	return LONG ? 1 : fast;
 }
+
+/** Of matrices that take turns: whether this one is tried. The fast part tries every other. */
+export function isTried(turn: number): boolean {
+	return LONG || turn % 2 === 0;
+}
