@@ -3,8 +3,8 @@
  * anything makes all before it durable. A file's content is durable up to its last fsync, and may be lost, or zeros, after it.
  */
 
+import { execFileSync } from 'node:child_process';
 import {
-	cpSync,
 	linkSync,
 	mkdirSync,
 	readFileSync,
@@ -13,7 +13,6 @@ import {
 	rmSync,
 	symlinkSync,
 	unlinkSync,
-	utimesSync,
 	writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
@@ -38,7 +37,8 @@ interface Event {
 	readonly target?: string;
 	/** Base64: all that the file holds after it was written to. */
 	readonly content?: string;
-	readonly mtime?: number;
+	/** Nanoseconds since the epoch. */
+	readonly mtime?: string;
 }
 
 const SYNCS = new Set(['sync', 'datasync', 'fsync', 'fdatasync']);
@@ -48,7 +48,7 @@ const LOSSES = ['lost', 'zeros'] as const;
 class RecordedFile {
 	#content: Buffer | undefined;
 	#synced: Buffer | undefined;
-	mtime: number | undefined;
+	mtime: string | undefined;
 
 	write(content: Buffer): void {
 		this.#content = content;
@@ -119,13 +119,24 @@ function applyName(root: string, { name, paths: [path = '', to = ''], target }: 
 	}
 }
 
+/** Node.js itself cannot set nanoseconds. */
+function setTimes(times: readonly [string, string][]): void {
+	const commands = times.map(([ns, file]) => `touch -d @${ns.slice(0, -9)}.${ns.slice(-9)} '${file}'`);
+	execFileSync('sh', ['-c', commands.join('\n')]);
+}
+
+/** A copy with its times and hard links. */
+function copyTree(from: string, to: string): void {
+	execFileSync('cp', ['-a', from, to]);
+}
+
 /**
  * Brings the root into a state that a cut after `events` may leave.
  * @param names how many of them have come to the disk as far as they concern names
  */
 function cut(root: string, base: string, events: readonly Event[], names: number, loss: (typeof LOSSES)[number]): void {
 	rmSync(root, { recursive: true });
-	cpSync(base, root, { recursive: true, preserveTimestamps: true, verbatimSymlinks: true });
+	copyTree(base, root);
 	// Content is known by all that was done; the names that it is found under are those that have come to the disk.
 	const live = new Files();
 	const onDisk = new Map<RecordedFile, string>();
@@ -134,11 +145,13 @@ function cut(root: string, base: string, events: readonly Event[], names: number
 		if (index < names) applyName(root, event);
 		if (index === names - 1) for (const [path, file] of live.all) onDisk.set(file, path);
 	});
+	const times: [string, string][] = [];
 	for (const [file, path] of onDisk) {
 		const content = file.after(loss);
 		if (content !== undefined) writeFileSync(join(root, path), content);
-		if (file.mtime !== undefined) utimesSync(join(root, path), file.mtime / 1000, file.mtime / 1000);
+		if (file.mtime !== undefined) times.push([file.mtime, join(root, path)]);
 	}
+	setTimes(times);
 }
 
 async function record(stage: Stage, { command, adds }: Scenario): Promise<Event[]> {
@@ -175,7 +188,7 @@ describe('after a power cut at any point', function () {
 			const stage = await setUp(scenario);
 			const { root } = stage;
 			const base = join(makeDirectory(), 'base');
-			cpSync(root, base, { recursive: true, preserveTimestamps: true, verbatimSymlinks: true });
+			copyTree(root, base);
 			const events = await record(stage, scenario);
 			const tally = new Tally('power cut');
 			const step = strideOf(STRIDE);

@@ -12,3 +12,8 @@ export function strideOf(fast: number): number {
 export function extentOf<T>({ fast, long }: { fast: T; long: T }): T {
 	return LONG ? long : fast;
 }
+
+/** Of matrices that take turns: whether this one is tried. The fast part tries every other. */
+export function isTried(turn: number): boolean {
+	return LONG || turn % 2 === 0;
+}

@@ -23,7 +23,11 @@ await interceptCalls({ root }, (call, proceed) => {
 		if (call.fd !== undefined && WRITES.has(call.name)) {
 			event.content = readFileSync(`/proc/self/fd/${call.fd}`).toString('base64');
 		}
-		if (call.fd !== undefined && /^f?utimes$/.test(call.name)) event.mtime = fstatSync(call.fd).mtimeMs;
+		const isTime = /^f?utimes$/.test(call.name);
+		// To the nanosecond: the directory store knows its objects by it.
+		if (call.fd !== undefined && (isTime || WRITES.has(call.name))) {
+			event.mtime = String(fstatSync(call.fd, { bigint: true }).mtimeNs);
+		}
 		appendFileSync(log, `${JSON.stringify(event)}\n`);
 	});
 });
