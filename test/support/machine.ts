@@ -132,7 +132,9 @@ export class Machine {
 	async stop(): Promise<void> {
 		machines.delete(this);
 		const gone = this.#gone();
-		// Its child, the machine, goes with it.
+		// Its first process, and with that all of it: it would outlive systemd-nspawn.
+		const leader = Number(this.#container?.exitCode === null ? this.#leader : 0);
+		if (leader > 0) process.kill(leader, 'SIGKILL');
 		this.#container?.kill('SIGKILL');
 		await gone;
 	}
