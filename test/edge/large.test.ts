@@ -102,4 +102,17 @@ describe('a large artifact at the edge', () => {
 		expect((await send(cold.url, '/f')).body.length).to.equal(5000);
 		await cold.stop();
 	});
+
+	it('evicted while the marker lives, it is brought back, and nobody is told to come again', async function () {
+		this.timeout(600_000);
+		const content = Buffer.alloc(9 * MIB, 'large ');
+		await store(edge.url, '/evicted', content);
+		for (const stage of ['encrypt', 'upload']) expect((await s3proxy(edge.root, [stage])).code).to.equal(0);
+		for (let round = 0; round < 3; round++) {
+			const { status, body } = await send(edge.url, '/evicted');
+			expect([status, body.equals(content)]).to.deep.equal([200, true]);
+			const { code, stderr } = await s3proxy(edge.root, ['evict', 'evicted']);
+			expect([code, stderr]).to.deep.equal([0, '']);
+		}
+	});
 });
