@@ -26,7 +26,7 @@ import { allowedAfter, pathsOf, setUp, Tally, tearDown } from './driver.js';
 import { SCENARIOS, type Scenario, type Stage } from './scenarios.js';
 
 const PRELOAD = fileURLToPath(new URL('../support/record-calls.js', import.meta.url));
-const STRIDE = 11;
+const STRIDE = 31;
 
 /** A call that succeeded, as the preload wrote it down. */
 interface Event {

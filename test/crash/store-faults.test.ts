@@ -36,7 +36,7 @@ const FAULTS: readonly (Omit<Fault, 'skip'> & { readonly name: string })[] = [
 /** Three attempts of a second for each of the few requests that an item may still make, and the pauses between. */
 const BOUND_MS = 30_000;
 /** Prime, so that every fault comes at some request. */
-const STRIDE = 29;
+const STRIDE = 43;
 
 let server: S3Server | undefined;
 

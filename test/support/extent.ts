@@ -13,7 +13,7 @@ export function extentOf<T>({ fast, long }: { fast: T; long: T }): T {
 	return LONG ? long : fast;
 }
 
-/** Of matrices that take turns: whether this one is tried. The fast part tries every other. */
+/** Of matrices that take turns: whether this one is tried. The fast part tries every third. */
 export function isTried(turn: number): boolean {
-	return LONG || turn % 2 === 0;
+	return LONG || turn % 3 === 0;
 }
