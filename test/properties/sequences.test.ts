@@ -141,8 +141,12 @@ class Pair {
 
 	/** In the end everything is in the bucket alone. */
 	async assertAllStored(): Promise<void> {
-		await this.#root.encrypt();
-		await this.#root.upload();
+		// Where an older version waits under an older key and is uploaded last, the newest is sealed once more: a work link too
+		// many costs work. Then nothing older waits.
+		for (let run = 1; run <= 2; run++) {
+			await this.#root.encrypt();
+			await this.#root.upload();
+		}
 		expect(this.#files('to_encrypt')).to.deep.equal([]);
 		expect(this.#files('encrypted')).to.deep.equal([]);
 		rmSync(join(this.#directory, 'uploads'), { recursive: true, force: true });
