@@ -15,7 +15,7 @@ import {
 	unlinkSync,
 	writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { openBuilt } from '../support/built.js';
 import { makeDirectory, s3proxy } from '../support/cli.js';
@@ -41,6 +41,7 @@ interface Event {
 	readonly mtime?: string;
 }
 
+const MAKES = new Set(['open', 'mkdir', 'rename', 'link', 'symlink']);
 const SYNCS = new Set(['sync', 'datasync', 'fsync', 'fdatasync']);
 const LOSSES = ['lost', 'zeros'] as const;
 
@@ -90,12 +91,14 @@ class Files {
 /** Does to the root what a call did to its names. */
 function applyName(root: string, { name, paths: [path = '', to = ''], target }: Event): void {
 	const file = join(root, path);
+	// What was made in a directory may have been written down before the directory: another fetch made that at this moment.
+	if (MAKES.has(name)) mkdirSync(dirname(join(root, to === '' ? path : to)), { recursive: true });
 	switch (name) {
 		case 'open':
 			writeFileSync(file, '', { flag: 'a', mode: path.startsWith('keys/') ? 0o600 : 0o644 });
 			break;
 		case 'mkdir':
-			mkdirSync(file);
+			mkdirSync(file, { recursive: true });
 			break;
 		case 'rmdir':
 			rmdirSync(file);
