@@ -5,6 +5,8 @@
 
 import type { FileHandle } from 'node:fs/promises';
 
+/** Most artifacts are small, and a buffer costs by its size. */
+const FIRST_READ_SIZE = 2 ** 16;
 const READ_SIZE = 2 ** 20;
 /** Chunks that come in smaller pieces are written together, up to this many bytes. */
 const WRITE_SIZE = 2 ** 20;
@@ -14,10 +16,12 @@ export async function* readChunks(
 	handle: FileHandle,
 	{ start, end }: { start: number; end: number } = { start: 0, end: Number.POSITIVE_INFINITY },
 ): AsyncGenerator<Buffer> {
+	let size = FIRST_READ_SIZE;
 	for (let position = start; position <= end; ) {
-		const length = Math.min(READ_SIZE, end - position + 1);
+		const length = Math.min(size, end - position + 1);
 		const { buffer, bytesRead } = await handle.read(Buffer.allocUnsafe(length), 0, length, position);
 		if (bytesRead === 0) return;
+		if (bytesRead === size) size = READ_SIZE;
 		position += bytesRead;
 		yield buffer.subarray(0, bytesRead);
 	}
