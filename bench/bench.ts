@@ -91,10 +91,12 @@ async function post(): Promise<void> {
 async function encrypt(): Promise<void> {
 	const file = await randomFile('plain', GIB);
 	const root = await makeRoot('encrypt-root', FILE_STORE);
+	await warmMemory();
 	const openssl = await shell(
 		`openssl enc -aes-256-ctr -K ${'01'.repeat(32)} -iv ${'02'.repeat(16)} -in '${file}' -out '${scratch}/openssl'`,
 	);
 	await s3proxy(root, ['ingest', '--move', file, 'big']);
+	await warmMemory();
 	const sealed = await s3proxy(root, ['encrypt']);
 	const ratio = sealed.cpuSeconds / openssl.cpuSeconds;
 	const figure = `${ratio.toFixed(2)} times (${cpu(sealed)}, ${rate(GIB, sealed.seconds)}; openssl ${cpu(openssl)})`;
