@@ -58,13 +58,16 @@ export function crashBucket(): Promise<S3Server | undefined> {
 	return bucket;
 }
 
+/** The lines of `config.yaml` for a store. @param timeout of S3, in seconds */
+export function storeConfig(place: S3Place | undefined, timeout: number): string {
+	if (place === undefined) return 'store: file:bucket\n';
+	const { endpoint, region } = place;
+	return `store: s3://crash\ns3: {endpoint: "${endpoint}", region: ${region}, force_path_style: true, part_size: 5MiB, timeout: ${timeout}, attempts: 3}\n`;
+}
+
 /** A new root on which `scenario` may begin. */
 export async function setUp(scenario: Scenario, place?: S3Place, more = ''): Promise<Stage> {
-	const store =
-		place === undefined
-			? 'store: file:bucket\n'
-			: `store: s3://crash\ns3: {endpoint: "${place.endpoint}", region: ${place.region}, force_path_style: true, part_size: 5MiB, timeout: 1, attempts: 3}\n`;
-	const config = scenario.config + store + more;
+	const config = scenario.config + storeConfig(place, 1) + more;
 	// Preparing it need not survive anything.
 	const root = makeRoot({ config: config.replace('fsync: true', 'fsync: false') });
 	const stage = { root, built: await openBuilt(root) };
