@@ -15,7 +15,9 @@ import type { Allowed } from './checker.js';
 import { contentOf } from './content.js';
 import type { Scenario, Stage } from './scenarios.js';
 
-const PRELOAD = fileURLToPath(new URL('../support/fault-at.js', import.meta.url));
+const [FAULT_AT, RECORD_CALLS] = ['fault-at', 'record-calls'].map((name) =>
+	fileURLToPath(new URL(`../support/${name}.js`, import.meta.url)),
+) as [string, string];
 const RECORD = 160;
 /** A CLI that starts keeps one processor busy; a little more than there are keeps them all so. */
 const AT_A_TIME = 3;
@@ -28,6 +30,8 @@ export interface Fault {
 	readonly mode: string;
 	readonly sticky?: 0 | 1 | 2;
 	readonly reads?: boolean;
+	/** A file in which every call is recorded that is done before the fault. */
+	readonly record?: string;
 }
 
 /** How a command ended that had a fault. */
@@ -102,7 +106,7 @@ export class CallLog {
 	}
 }
 
-function environmentOf(root: string, log: CallLog, { at, match, mode, sticky = 0, reads = false }: Fault) {
+function environmentOf(root: string, log: CallLog, { at, match, mode, sticky = 0, reads = false, record }: Fault) {
 	return {
 		FAULT_ROOT: root,
 		FAULT_LOG: log.file,
@@ -111,12 +115,15 @@ function environmentOf(root: string, log: CallLog, { at, match, mode, sticky = 0
 		FAULT_MODE: mode,
 		FAULT_STICKY: String(sticky),
 		FAULT_READS: reads ? '1' : '0',
+		...(record === undefined ? {} : { RECORD_ROOT: root, RECORD_LOG: record }),
 	};
 }
 
 /** Starts `s3proxy ...args` with a fault. */
 export function startFaulty(root: string, args: readonly string[], log: CallLog, fault: Fault): ChildProcess {
-	return startS3proxy(root, args, { node: ['--import', PRELOAD], env: environmentOf(root, log, fault) });
+	const preloads = fault.record === undefined ? [FAULT_AT] : [RECORD_CALLS, FAULT_AT];
+	const node = preloads.flatMap((preload) => ['--import', preload]);
+	return startS3proxy(root, args, { node, env: environmentOf(root, log, fault) });
 }
 
 /** Runs the scenario's command with a fault. */
