@@ -1,7 +1,8 @@
 /** What must hold of a root before anything is done in it: its directories are this user's, and on one file system. */
 
 import { accessSync, constants, readFileSync, type Stats, statSync } from 'node:fs';
-import { S3proxyError } from '../errors.js';
+import { errnoOf, S3proxyError } from '../errors.js';
+import { isErrno } from '../fs/durable.js';
 import type { Layout } from './layout.js';
 
 /** The kernel's list of what is mounted where. */
@@ -33,10 +34,12 @@ function refuseIfNotWritable(root: string): void {
 	try {
 		accessSync(root, constants.W_OK | constants.X_OK);
 	} catch (error) {
-		throw new S3proxyError('bad-config', `the root ${root} is not writable, and not all of its directories are there`, {
-			cause: error,
-			hint: `Run s3proxy as the user who owns it, or make it this user's: chown ${process.geteuid?.()} ${root}`,
-		});
+		const hint = `Run s3proxy as the user who owns it, or make it this user's: chown ${process.geteuid?.()} ${root}`;
+		throw new S3proxyError(
+			'bad-config',
+			`the root ${root} is not writable (${errnoOf(error)}), and not all of its directories are there`,
+			{ cause: error, ...(isErrno(error, 'EACCES', 'EPERM') ? { hint } : {}) },
+		);
 	}
 }
 
