@@ -2,6 +2,7 @@
 
 import { expect } from 'chai';
 import { isTried } from '../support/extent.ts';
+import { needs } from '../support/needs.ts';
 import {
 	ageOwnerlessLocks,
 	assertLegal,
@@ -12,12 +13,14 @@ import {
 } from './checker.js';
 import {
 	allowedAfter,
+	crashBucket,
 	everyPoint,
 	type Fault,
 	type Outcome,
 	pathsOf,
 	pointsOf,
 	runFaulty,
+	type S3Place,
 	setUp,
 	Tally,
 	tearDown,
@@ -28,7 +31,7 @@ import { SCENARIOS, type Scenario, type Stage } from './scenarios.js';
 const ERRORS: readonly Omit<Fault, 'at'>[] = [
 	{ mode: 'ENOSPC', sticky: 1 },
 	{ mode: 'EDQUOT', sticky: 0 },
-	{ mode: 'EIO', sticky: 0 },
+	{ mode: 'EIO', sticky: 0, reads: true },
 	{ mode: 'EMFILE', sticky: 0, reads: true },
 	{ mode: 'EROFS', sticky: 2 },
 	{ mode: 'EACCES', sticky: 0, reads: true },
@@ -70,15 +73,23 @@ async function recovers(scenario: Scenario, stage: Stage, outcome: Outcome): Pro
 
 describe('a command whose file system fails at any point', function () {
 	this.timeout(3_600_000);
-	for (const [row, scenario] of SCENARIOS.filter(({ store }) => store === 'file').entries()) {
+	let place: S3Place | undefined;
+
+	before(async () => {
+		place = await crashBucket();
+	});
+
+	for (const [row, scenario] of SCENARIOS.entries()) {
 		for (const [column, error] of ERRORS.entries()) {
 			if (!isTried(row + column)) continue;
-			it(`(${scenario.name}; ${error.mode}) says so, loses nothing, leaves no staging, and works afterwards`, async () => {
+			it(`(${scenario.name}; ${error.mode}) says so, loses nothing, leaves no staging, and works afterwards`, async function () {
+				if (scenario.store === 's3') needs(this, place !== undefined, 'an S3 server');
+				const store = scenario.store === 's3' ? place : undefined;
 				const tally = new Tally(error.mode);
-				const last = await pointsOf(scenario, undefined, error.reads ?? false);
-				const stride = scenario.stride * (error.reads ? 12 : 6);
+				const last = await pointsOf(scenario, store, error.reads ?? false);
+				const stride = scenario.stride * (error.reads ? 24 : 6);
 				await everyPoint(tally, scenario.name, { last, stride }, async (n) => {
-					const stage = await setUp(scenario);
+					const stage = await setUp(scenario, store);
 					const outcome = await runFaulty(stage, scenario, { at: n, ...error });
 					if (outcome.hit === undefined) return undefined;
 					try {

@@ -6,7 +6,7 @@
 //   FAULT_MATCH   instead of FAULT_AT: the first call whose name and paths match
 //   FAULT_MODE    kill, kill-after, hold (SIGSTOP before the call), or an errno, which the call fails with
 //   FAULT_STICKY  1: with an errno, also every later call that needs space; 2: every later call
-//   FAULT_READS   1: opening and reading count too
+//   FAULT_READS   1: looking, opening and reading count too
 // The log is shared by all threads of the process, which its length therefore counts.
 
 import fs from 'node:fs';

@@ -1,5 +1,5 @@
-// Puts something around every call of node:fs that changes the file system below a directory (or opens and reads there, if
-// asked), and around every HTTP request. For preloads: what is imported afterwards gets the wrapped functions.
+// Puts something around every call of node:fs that changes the file system below a directory (or looks at it, opens and
+// reads there, if asked), and around every HTTP request. For preloads: what is imported afterwards gets the wrapped functions.
 
 import fs from 'node:fs';
 import http from 'node:http';
@@ -23,6 +23,9 @@ const HANDLE_CHANGES = [
 	'sync',
 	'datasync',
 ];
+
+const READS = ['opendir', 'readdir', 'readlink', 'lstat', 'stat', 'access'];
+const HANDLE_READS = ['read', 'stat'];
 
 const isChangingOpen = (flags) =>
 	typeof flags === 'number'
@@ -76,7 +79,7 @@ const STYLES = {
 };
 
 /**
- * @param options.root calls below this directory; `options.reads`: also open, opendir and read
+ * @param options.root calls below this directory; `options.reads`: also those that only look
  * @param around gets `{ name, paths, args, fd, fail(error), after(done) }` and `proceed()`, and returns what one of the last three does
  */
 export async function interceptCalls({ root, reads = false }, around) {
@@ -120,13 +123,14 @@ export async function interceptCalls({ root, reads = false }, around) {
 		wrap(fs, `${name}Sync`, 'sync', byFd);
 	}
 	if (reads) {
-		everywhere('opendir', byName);
-		wrap(fs, 'readSync', 'sync', byFd);
+		for (const name of READS) everywhere(name, byName);
+		for (const name of ['readSync', 'fstatSync']) wrap(fs, name, 'sync', byFd);
 	}
 	const handle = await fs.promises.open('/dev/null', 'r');
 	const prototype = Object.getPrototypeOf(handle);
 	await handle.close();
-	for (const name of reads ? [...HANDLE_CHANGES, 'read'] : HANDLE_CHANGES) wrap(prototype, name, 'promise', byHandle);
+	for (const name of reads ? [...HANDLE_CHANGES, ...HANDLE_READS] : HANDLE_CHANGES)
+		wrap(prototype, name, 'promise', byHandle);
 
 	const ofRequest = ([options]) => ({ paths: [`${options.method} ${options.path}`] });
 	wrap(http, 'request', 'request', { pathsOf: ofRequest });
