@@ -86,6 +86,26 @@ describe('failures behind the edge', () => {
 		}
 	});
 
+	it('nginx hangs: what is cached is served, the rest gets 503, POST works; then it goes on', async function () {
+		this.timeout(120_000);
+		for (const name of ['/hot', '/not-cached']) await store(edge.url, name, name);
+		await send(edge.url, '/hot');
+		edge.signal('nginx', 'SIGSTOP');
+		try {
+			expect((await send(edge.url, '/hot')).text).to.equal('/hot');
+			await edge.untilBackend('nginx', 'sick');
+			await isUnavailable(edge, '/not-cached', /^nginx does not answer\. Try again\.\n$/);
+			expect((await store(edge.url, '/while-it-hangs', 'x')).status).to.equal(201);
+		} finally {
+			edge.signal('nginx', 'SIGCONT');
+		}
+		await edge.untilBackend('nginx', 'healthy');
+		for (const target of ['/not-cached', '/while-it-hangs']) {
+			await until(async () => (await send(edge.url, target)).status === 200);
+		}
+		expect((await send(edge.url, '/while-it-hangs')).text).to.equal('x');
+	});
+
 	it('nginx may not read uploads/, or an artifact: the answer says so', async function () {
 		this.timeout(120_000);
 		for (const name of ['/closed/dir', '/closed-file']) await store(edge.url, name, 'x');

@@ -210,6 +210,32 @@ describe('what does not pass Varnish', () => {
 		await gone.stop();
 	});
 
+	it('a Varnish that hangs is one after ten seconds; the purge reaches it when it goes on', async function () {
+		this.timeout(120_000);
+		const hung = await startEdge();
+		await store(hung.url, '/f', version(1));
+		await send(hung.url, '/f');
+		hung.signal('varnish', 'SIGSTOP');
+		try {
+			const ingest = s3proxy(hung.root, ['ingest', '-', 'f'], { stdin: version(2) });
+			const [{ code, stderr }, { status }] = await Promise.all([ingest, store(hung.shim.url, '/g', version(1))]);
+			expect([code, status]).to.deep.equal([0, 201]);
+			for (const [log, name] of [
+				[stderr, 'f'],
+				[hung.shim.log(), 'g'],
+			]) {
+				expect(log).to.match(
+					new RegExp(`^warn: could not purge ${name} from Varnish .*: no answer in 10 s\\. The artifact is safe`, 'm'),
+				);
+			}
+		} finally {
+			hung.signal('varnish', 'SIGCONT');
+		}
+		await until(async () => versionOf((await send(hung.url, '/f')).text) === 2);
+		expect(versionOf((await send(hung.url, '/g')).text)).to.equal(1);
+		await hung.stop();
+	});
+
 	it('something else than our Varnish at that address is a warning, too', async () => {
 		const edges = await startEdge({
 			vcl: (text) => replaced(text, '"127.0.0.0"/8;\n\t"::1";\n}\n\n# The largest', '"192.0.2.1";\n}\n\n# The largest'),

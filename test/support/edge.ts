@@ -186,11 +186,14 @@ export class Edge {
 		return Number(/\s(\d+)\s/.exec(text)?.[1] ?? Number.NaN);
 	}
 
+	/** Sends a signal to those processes that serve: Varnish's and nginx's first ones only look after them. */
+	signal(part: 'varnish' | 'nginx', signal: 'SIGSTOP' | 'SIGCONT'): void {
+		for (const pid of childrenOf(part === 'varnish' ? this.#varnish : this.#nginx)) process.kill(pid, signal);
+	}
+
 	/** Bytes of Varnish's worker process: now and at most. */
 	varnishMemory(): { readonly now: number; readonly peak: number } {
-		const pid = execFileSync('pgrep', ['-P', String(this.#varnish?.pid)], { encoding: 'utf8' })
-			.trim()
-			.split('\n')[0];
+		const [pid] = childrenOf(this.#varnish);
 		const status = readFileSync(`/proc/${pid}/status`, 'utf8');
 		const kib = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1]);
 		return { now: kib('VmRSS') * 1024, peak: kib('VmHWM') * 1024 };
@@ -220,6 +223,11 @@ function shippedCommand(address: string, vcl: string): string[] {
 	const [, line = ''] = /^ExecStart=(\S(?:.*\\\n)*.*)$/m.exec(shipped('varnish/varnish.conf')) ?? [];
 	const command = replaced(replaced(line, '-a :80', `-a ${address}`), '/etc/varnish/s3proxy.vcl', vcl);
 	return command.replaceAll('\\\n', ' ').split(/\s+/);
+}
+
+function childrenOf(parent: ChildProcess | undefined): number[] {
+	const pids = execFileSync('pgrep', ['-P', String(parent?.pid)], { encoding: 'utf8' });
+	return pids.trim().split('\n').map(Number);
 }
 
 async function end(child: ChildProcess | undefined): Promise<void> {
