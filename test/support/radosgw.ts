@@ -2,6 +2,7 @@
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomBytes, randomUUID } from 'node:crypto';
+import { once } from 'node:events';
 import { access, mkdir, mkdtemp, readdir, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -19,6 +20,10 @@ export interface S3Server {
 	readonly accessKeyId: string;
 	readonly secretAccessKey: string;
 	createBucket(name: string): Promise<void>;
+	/** Kills the gateway, whatever it is doing; what it has acknowledged is in the cluster. */
+	kill(): Promise<void>;
+	/** Starts it again, and waits until it answers. */
+	restart(): Promise<void>;
 	/** Ends the daemons and removes their files; happens by itself when the process ends, however it ends. */
 	stop(): Promise<void>;
 }
@@ -49,7 +54,7 @@ async function startIfPossible(): Promise<S3Server | undefined> {
 /** A cluster in a temporary directory, and the daemons that belong to it. */
 class Cluster {
 	readonly directory: string;
-	readonly #daemons: ChildProcess[] = [];
+	readonly #daemons = new Map<string, ChildProcess>();
 	readonly #watchdog: ChildProcess;
 
 	constructor(directory: string) {
@@ -73,14 +78,24 @@ class Cluster {
 			stdio: 'ignore',
 		});
 		unref(daemon);
-		this.#daemons.push(daemon);
+		this.#daemons.set(program, daemon);
+	}
+
+	async kill(program: string): Promise<void> {
+		const daemon = this.#daemons.get(program);
+		if (daemon === undefined) throw new Error(`${program} does not run`);
+		this.#daemons.delete(program);
+		const gone = once(daemon, 'exit');
+		daemon.kill('SIGKILL');
+		await gone;
 	}
 
 	/** Asks until `isSo`, or until a daemon has died. */
 	async until(what: string, isSo: () => Promise<boolean>): Promise<void> {
 		const deadline = Date.now() + 60_000;
 		while (!(await isSo().catch(() => false))) {
-			const died = this.#daemons.some(({ exitCode, signalCode }) => exitCode !== null || signalCode !== null);
+			const daemons = [...this.#daemons.values()];
+			const died = daemons.some(({ exitCode, signalCode }) => exitCode !== null || signalCode !== null);
 			if (died) throw new Error(`waiting for ${what}: a daemon died; see ${this.directory}/log`);
 			if (Date.now() > deadline) throw new Error(`${what}: not within 60 s; see ${this.directory}/log`);
 			await sleep(50);
@@ -144,8 +159,11 @@ async function startCluster(cluster: Cluster): Promise<S3Server> {
 	const user = ['--uid=test', '--display-name=test', '--max-buckets=0'];
 	const keys = [`--access-key=${accessKeyId}`, `--secret-key=${secretAccessKey}`];
 	await cluster.run('radosgw-admin', '-n', 'client.rgw', 'user', 'create', ...user, ...keys);
-	cluster.start('radosgw', '-n', 'client.rgw');
-	await cluster.until('radosgw', async () => (await fetch(endpoint)).ok);
+	const startGateway = async () => {
+		cluster.start('radosgw', '-n', 'client.rgw');
+		await cluster.until('radosgw', async () => (await fetch(endpoint)).ok);
+	};
+	await startGateway();
 
 	const client = new S3Client({
 		endpoint,
@@ -161,6 +179,8 @@ async function startCluster(cluster: Cluster): Promise<S3Server> {
 		createBucket: async (name) => {
 			await client.send(new CreateBucketCommand({ Bucket: name }));
 		},
+		kill: () => cluster.kill('radosgw'),
+		restart: startGateway,
 		stop: () => {
 			client.destroy();
 			return cluster.stop();
