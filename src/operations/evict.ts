@@ -51,7 +51,7 @@ async function evictOne(context: Context, path: ArtifactPath): Promise<number | 
 		await purge(context, path);
 		return artifact.stats.size;
 	} catch (error) {
-		throw error instanceof VersionGone ? changed(path) : explain(error, `evicting ${path}`);
+		throw error instanceof VersionGone ? changedInStore(path) : explain(error, `evicting ${path}`);
 	} finally {
 		await artifact.handle.close();
 	}
@@ -68,6 +68,12 @@ async function refuseWaiting({ root }: Context, path: ArtifactPath): Promise<voi
 function changed(path: ArtifactPath): S3proxyError {
 	return new S3proxyError('conflict', `${path} was replaced while it was compared with the store`, {
 		hint: 'The new version was left; evict it when it is in the store.',
+	});
+}
+
+function changedInStore(path: ArtifactPath): S3proxyError {
+	return new S3proxyError('conflict', `${path}: its object in the store changed, or went, while it was compared`, {
+		hint: 'The local copy was left; try again.',
 	});
 }
 

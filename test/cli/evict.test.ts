@@ -150,6 +150,20 @@ describe('s3proxy evict', () => {
 		expect(readFileSync(join(root, 'uploads', PATH), 'utf8')).to.equal('newer');
 		expect(await built.encrypt()).to.equal(1);
 	});
+
+	it('leaves it, and says why, when its object goes while it is compared', async () => {
+		const root = makeRoot();
+		const built = await stored(root);
+		const store = await built.context.store();
+		const emptied = intercept(store, {
+			get: async (...call) => {
+				rmSync(join(root, 'bucket', keyId(root), PATH));
+				return store.get(...call);
+			},
+		});
+		await expectRejected(built.evict(PATH, emptied), /its object in the store changed, or went, while it was compared/);
+		expect(evicted(root)).to.equal(false);
+	});
 });
 
 describe('an artifact is taken away', () => {
