@@ -38,17 +38,23 @@ export async function removeArtifact(
 	try {
 		lock.assertHeld();
 		await rename(artifact, taken.file);
-		const now = lstatIfThere(taken.file);
-		const isOurs = now !== undefined && isSameFile(now, stats) && (await stageAhead(root, path)) === undefined;
-		if (!isOurs) await putBack(root, taken.file, artifact);
-		return isOurs;
 	} catch (error) {
+		await taken.drop();
 		if (isErrno(error, 'ENOENT', 'ENOTDIR')) return false;
 		throw error;
+	}
+	await taken.close();
+	let isOurs = false;
+	try {
+		const now = lstatIfThere(taken.file);
+		isOurs = now !== undefined && isSameFile(now, stats) && (await stageAhead(root, path)) === undefined;
 	} finally {
+		// Also when a look has failed: this may be another version's only copy. What cannot be put back stays in staging.
+		if (!isOurs) await putBack(root, taken.file, artifact);
 		await taken.drop();
 		await pruneUpwards(dirname(artifact), root.layout.uploads);
 	}
+	return isOurs;
 }
 
 /** Unless a newer version has the name by now. */

@@ -12,6 +12,7 @@ interface Found {
 	/** The call that fails. */
 	readonly match: string;
 	readonly mode?: string;
+	readonly reads?: boolean;
 	/** What must hold right after the command has failed. */
 	readonly holds?: (stage: Stage) => void;
 }
@@ -36,6 +37,13 @@ const FOUND: readonly Found[] = [
 		scenario: 'rotate-key',
 		match: '^rename keys/.* keys/latest$',
 	},
+	{
+		what: 'a local copy that evict could not look at once more is put back',
+		scenario: 'evict',
+		match: '^lstat to_decrypt/',
+		reads: true,
+		holds: ({ root }) => expect(tree(root).filter((name) => /^uploads\/d\/[xy]$/.test(name))).to.have.length(1),
+	},
 	...['write', 'unlink'].map((call) => ({
 		what: `a lock whose record fails (${call}) is one that repair clears`,
 		scenario: 'upload',
@@ -50,11 +58,11 @@ function scenarioOf(name: string): Scenario {
 }
 
 describe('what the matrices have found', () => {
-	for (const { what, scenario: name, match, mode = 'EIO', holds } of FOUND) {
+	for (const { what, scenario: name, match, mode = 'EIO', reads = false, holds } of FOUND) {
 		it(what, async () => {
 			const scenario = scenarioOf(name);
 			const stage = await setUp(scenario);
-			const outcome = await runFaulty(stage, scenario, { at: 0, match, mode });
+			const outcome = await runFaulty(stage, scenario, { at: 0, match, mode, reads });
 			expect(outcome.hit, 'the call was made').not.to.equal(undefined);
 			expect(outcome.code, outcome.stderr).to.equal(1);
 			holds?.(stage);
