@@ -117,7 +117,7 @@ describe('a root that is somebody else’s', () => {
 		chmodSync(root, 0o755);
 		const { code, stderr } = await shell(root, `setpriv --reuid=${NOBODY} --clear-groups $RUN status`);
 		strictEqual(code, 3, stderr);
-		match(stderr, /the root \S+ is not writable, and not all of its directories are there\n.*chown 65534/);
+		match(stderr, /the root \S+ is not writable \(EACCES\), and not all of its directories are there\n.*chown 65534/);
 	});
 
 	it('works when only its directories are the user’s', async () => {
