@@ -240,17 +240,17 @@ export async function everyPoint(
 
 const pointsSeen = new Map<string, Promise<number>>();
 
-/** How many points a scenario's command has when nothing is in its way. */
-export function pointsOf(scenario: Scenario, place: S3Place | undefined, reads: boolean): Promise<number> {
-	const name = `${scenario.name} ${reads}`;
-	const known = pointsSeen.get(name) ?? countPoints(scenario, place, reads);
+/** How many points a scenario's command has for such a fault, when nothing is in its way. */
+export function pointsOf(scenario: Scenario, place: S3Place | undefined, fault: Omit<Fault, 'at'>): Promise<number> {
+	const name = `${scenario.name} ${fault.mode} ${fault.reads}`;
+	const known = pointsSeen.get(name) ?? countPoints(scenario, place, fault);
 	pointsSeen.set(name, known);
 	return known;
 }
 
-async function countPoints(scenario: Scenario, place: S3Place | undefined, reads: boolean): Promise<number> {
+async function countPoints(scenario: Scenario, place: S3Place | undefined, fault: Omit<Fault, 'at'>): Promise<number> {
 	const stage = await setUp(scenario, place);
-	const { acknowledged, points, stderr } = await runFaulty(stage, scenario, { at: 0, mode: 'none', reads });
+	const { acknowledged, points, stderr } = await runFaulty(stage, scenario, { ...fault, at: 0 });
 	await tearDown(stage);
 	if (!acknowledged) throw new Error(`${scenario.name} fails without any fault\n${stderr}`);
 	return points;

@@ -86,7 +86,7 @@ describe('a command whose file system fails at any point', function () {
 				if (scenario.store === 's3') needs(this, place !== undefined, 'an S3 server');
 				const store = scenario.store === 's3' ? place : undefined;
 				const tally = new Tally(error.mode);
-				const last = await pointsOf(scenario, store, error.reads ?? false);
+				const last = await pointsOf(scenario, store, error);
 				const stride = scenario.stride * (error.reads ? 24 : 6);
 				await everyPoint(tally, scenario.name, { last, stride }, async (n) => {
 					const stage = await setUp(scenario, store);

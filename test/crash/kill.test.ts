@@ -59,7 +59,7 @@ describe('a command killed at any point', function () {
 				if (scenario.store === 's3') needs(this, place !== undefined, 'an S3 server');
 				const store = scenario.store === 's3' ? place : undefined;
 				const tally = new Tally(mode);
-				const last = await pointsOf(scenario, store, false);
+				const last = await pointsOf(scenario, store, { mode: 'kill' });
 				const stride = mode === 'kill' ? 2 * scenario.stride : 5 * scenario.stride;
 				await everyPoint(tally, scenario.name, { last, stride }, async (n) => {
 					const stage = await setUp(scenario, store);

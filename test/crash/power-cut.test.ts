@@ -254,7 +254,7 @@ describe('after a power cut at any point', function () {
 			if (scenario.store === 's3') needs(this, place !== undefined, 'an S3 server');
 			const store = scenario.store === 's3' ? place : undefined;
 			const tally = new Tally('power cut');
-			const last = 1 + (await pointsOf(scenario, store, false));
+			const last = 1 + (await pointsOf(scenario, store, { mode: 'kill' }));
 			await everyPoint(tally, scenario.name, { last, stride: STRIDE }, async (n) => {
 				const stage = await setUp(scenario, store);
 				const [base, log] = [join(makeDirectory(), 'base'), join(makeDirectory(), 'events')];

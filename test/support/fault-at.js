@@ -4,7 +4,8 @@
 //   FAULT_LOG     a file outside, to which every such call appends its name: 160 bytes each, "!" first where the fault was
 //   FAULT_AT      n; 0: only count
 //   FAULT_MATCH   instead of FAULT_AT: the first call whose name and paths match
-//   FAULT_MODE    kill, kill-after, hold (SIGSTOP before the call), or an errno, which the call fails with
+//   FAULT_MODE    kill, kill-after, hold (SIGSTOP before the call), or an errno, which the call fails with; requests do not
+//                 count then: one that fails is a fault of the store, which others inject
 //   FAULT_STICKY  1: with an errno, also every later call that needs space; 2: every later call
 //   FAULT_READS   1: looking, opening and reading count too
 // The log is shared by all threads of the process, which its length therefore counts.
@@ -63,9 +64,9 @@ function errnoError(call) {
 }
 
 await interceptCalls({ root, reads: env.FAULT_READS === '1' }, (call, proceed) => {
+	if (isErrno && call.name === 'request') return proceed();
 	const text = `${call.name} ${call.paths.map((path) => path.replace(`${root}/`, '')).join(' ')}`;
-	// A request that fails is a fault of the store, which others inject.
-	const hit = isHit(call, text) && !(isErrno && call.name === 'request');
+	const hit = isHit(call, text);
 	if (hit && mode === 'kill') process.kill(process.pid, 'SIGKILL');
 	write(hit ? `!${text}` : text);
 	if (!hit) return proceed();
