@@ -7,7 +7,7 @@ import { type Exchange, isFromEdge, targetOfRequest } from './exchange.js';
 
 /** How much is still taken from a client that has its answer and sends on: ordinary clients see the answer meanwhile. */
 const LINGER_BYTES = 4 * 2 ** 20;
-const LINGER_MS = 2000;
+export const LINGER_MS = 2000;
 /** What a client that may not upload is asked for. */
 const CHALLENGE = 'Bearer realm="s3proxy", Basic realm="s3proxy"';
 

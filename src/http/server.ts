@@ -7,7 +7,7 @@ import type { Context } from '../context.js';
 import { S3proxyError } from '../errors.js';
 import { SharedFetches } from '../operations/fetch.js';
 import { Access } from './access.js';
-import { answerError, answerProblem } from './answer.js';
+import { answerError, answerProblem, LINGER_MS } from './answer.js';
 import { Connections } from './connections.js';
 import { deferred } from './deferred.js';
 import { closed, type Exchange, targetOfRequest } from './exchange.js';
@@ -168,6 +168,8 @@ export class HttpServer {
 	/** Something that is not HTTP, or not in time. */
 	#refuse({ code }: NodeJS.ErrnoException, duplex: Duplex): void {
 		const socket = duplex as Socket;
+		// What comes behind the last word is thrown away until the client closes, too: see `endWith`.
+		if (socket.writableEnded) return;
 		const fate = !socket.writable || code === 'ECONNRESET' ? 'cut' : this.#connections.afterNonsense(socket);
 		if (fate === 'cut') socket.destroy();
 		if (fate === 'answer') endWith(socket, ...refusalOf(code));
@@ -184,7 +186,11 @@ function endWith(socket: Duplex, status: string, line: string, ...headers: strin
 		'Connection: close',
 		...headers,
 	];
-	socket.end(`${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
+	socket.end(`${head.join('\r\n')}\r\n\r\n${body}`);
+	// Closed with unread data in it, the kernel would send a reset, and many a client would report that instead of the answer.
+	socket.resume();
+	const timer = setTimeout(() => socket.destroy(), LINGER_MS);
+	socket.once('close', () => clearTimeout(timer));
 }
 
 function refusalOf(code: string | undefined): [status: string, line: string] {

@@ -1,5 +1,8 @@
+import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { connect } from 'node:net';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { expect } from 'chai';
 import { extentOf } from '../../support/extent.ts';
 import { type Arena, answersIn, openArena } from '../../support/hostile.ts';
@@ -175,6 +178,33 @@ describe('hostile HTTP: clients', () => {
 		await until(() => openArtifacts().length === 0);
 		await arena.assertUnharmed('resets');
 	});
+
+	for (const [what, nonsense, status] of [
+		['no HTTP', 'nonsense\r\n\r\n', 400],
+		['a method that there is not', 'CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n', 405],
+	] as const) {
+		it(`${what}, and more behind it: the answer is not lost to a reset, and the connection is cut when it is not closed`, async () => {
+			arena.tried();
+			const { hostname, port } = new URL(url);
+			const socket = connect({ host: hostname, port: Number(port), allowHalfOpen: true });
+			let text = '';
+			socket.on('data', (bytes: Buffer) => {
+				text += bytes.toString('latin1');
+			});
+			socket.write(nonsense);
+			await once(socket, 'end');
+			expect(answersIn(text).map((answer) => answer.status)).to.deep.equal([status]);
+			const send = promisify<Buffer>(socket.write.bind(socket));
+			for (let times = 0; times < 20; times++) await send(Buffer.alloc(100_000, 'x'));
+			// Only who writes notices that nobody is there any more.
+			socket.on('error', () => undefined);
+			await until(() => {
+				socket.write('x');
+				return socket.destroyed;
+			});
+			await arena.assertUnharmed(what);
+		});
+	}
 
 	it('many ranges, conditions and encodings at once are one answer', async () => {
 		const ranges = `bytes=${Array.from({ length: 1500 }, (_, index) => `${index}-${index}`).join()}`;
