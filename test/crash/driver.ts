@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { s3StoreAt } from '../store/s3-subject.js';
 import { openBuilt } from '../support/built.js';
 import { ended, makeDirectory, makeRoot, startS3proxy } from '../support/cli.js';
-import { strideOf } from '../support/extent.ts';
+import { extentOf, strideOf } from '../support/extent.ts';
 import type { S3Server } from '../support/radosgw.js';
 import { FORM, file, form, send, until } from '../support/serve.js';
 import type { Allowed } from './checker.js';
@@ -202,7 +202,8 @@ export class Tally {
 		const outcomes = [...this.#outcomes].sort().map(([what, count]) => `${what}: ${count}`);
 		const line = `${this.name}, ${scenario}: ${this.points} points, ${this.#findings.length} findings`;
 		process.stdout.write(`      ${line} (${outcomes.join(', ')})\n`);
-		const row = { matrix: this.name, scenario, points: this.points, outcomes, findings: this.#findings.length };
+		const counts = { points: this.points, outcomes: outcomes.join(', '), findings: this.#findings.length };
+		const row = { matrix: this.name, scenario, extent: extentOf({ fast: 'fast', long: 'long' }), ...counts };
 		const { CRASH_MATRIX_ROWS } = process.env;
 		if (CRASH_MATRIX_ROWS !== undefined) appendFileSync(CRASH_MATRIX_ROWS, `${JSON.stringify(row)}\n`);
 		if (this.#findings.length > 0) throw new Error(this.#findings.slice(0, 5).join('\n\n'));
