@@ -57,8 +57,13 @@ export async function openSealed(root: Root, { keyId, path }: SealedName): Promi
 		if (isErrno(error, 'ENOENT', 'ENOTDIR')) return undefined;
 		throw error;
 	}
-	const stats = fstatSync(handle.fd);
-	if (stats.isFile()) return { handle, stats };
+	try {
+		const stats = fstatSync(handle.fd);
+		if (stats.isFile()) return { handle, stats };
+	} catch (error) {
+		await handle.close();
+		throw error;
+	}
 	await handle.close();
 	return undefined;
 }

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { s3StoreAt } from '../store/s3-subject.js';
 import { openBuilt } from '../support/built.js';
-import { ended, makeDirectory, makeRoot, startS3proxy } from '../support/cli.js';
+import { ended, makeDirectory, makeRoot, type RunOptions, startS3proxy } from '../support/cli.js';
 import { extentOf, strideOf } from '../support/extent.ts';
 import type { S3Server } from '../support/radosgw.js';
 import { FORM, file, form, send, until } from '../support/serve.js';
@@ -106,8 +106,11 @@ export class CallLog {
 	}
 }
 
-function environmentOf(root: string, log: CallLog, { at, match, mode, sticky = 0, reads = false, record }: Fault) {
-	return {
+/** What a command of s3proxy is started with to have a fault. */
+export function faulty(root: string, log: CallLog, fault: Fault): RunOptions {
+	const { at, match, mode, sticky = 0, reads = false, record } = fault;
+	const preloads = record === undefined ? [FAULT_AT] : [RECORD_CALLS, FAULT_AT];
+	const env = {
 		FAULT_ROOT: root,
 		FAULT_LOG: log.file,
 		FAULT_AT: String(at),
@@ -117,13 +120,7 @@ function environmentOf(root: string, log: CallLog, { at, match, mode, sticky = 0
 		FAULT_READS: reads ? '1' : '0',
 		...(record === undefined ? {} : { RECORD_ROOT: root, RECORD_LOG: record }),
 	};
-}
-
-/** Starts `s3proxy ...args` with a fault. */
-export function startFaulty(root: string, args: readonly string[], log: CallLog, fault: Fault): ChildProcess {
-	const preloads = fault.record === undefined ? [FAULT_AT] : [RECORD_CALLS, FAULT_AT];
-	const node = preloads.flatMap((preload) => ['--import', preload]);
-	return startS3proxy(root, args, { node, env: environmentOf(root, log, fault) });
+	return { node: preloads.flatMap((preload) => ['--import', preload]), env };
 }
 
 /** Runs the scenario's command with a fault. */
@@ -133,7 +130,7 @@ export async function runFaulty(stage: Stage, scenario: Scenario, fault: Fault):
 	const { command, adds } = scenario;
 	const content = adds === undefined ? Buffer.alloc(0) : contentOf(adds.path, adds.version);
 	const isPost = command === 'post';
-	const child = startFaulty(root, isPost ? ['serve'] : command, log, fault);
+	const child = startS3proxy(root, isPost ? ['serve'] : command, faulty(root, log, fault));
 	child.stdin?.on('error', () => undefined);
 	if (!isPost) child.stdin?.end(content);
 	const end = ended(child);

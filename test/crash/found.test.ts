@@ -1,9 +1,12 @@
 /** What the matrices have found once, each at its own point: the fast part of them may pass it over. */
 
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect } from 'chai';
 import { tree } from '../support/cli.js';
+import { send, serve } from '../support/serve.js';
 import { assertNoStagingOfTheDead, assertRepairs, assertStored } from './checker.js';
-import { allowedAfter, pathsOf, runFaulty, setUp } from './driver.js';
+import { allowedAfter, CallLog, faulty, pathsOf, runFaulty, setUp } from './driver.js';
 import { SCENARIOS, type Scenario, type Stage } from './scenarios.js';
 
 interface Found {
@@ -71,4 +74,14 @@ describe('what the matrices have found', () => {
 			await assertStored(stage, allowedAfter(scenario, false), {});
 		});
 	}
+
+	it('a sealed file that cannot be looked at does not stay open', async () => {
+		const { root } = await setUp(scenarioOf('upload'));
+		rmSync(join(root, 'uploads'), { recursive: true });
+		const fault = faulty(root, new CallLog(), { at: 0, match: '^fstat encrypted/', mode: 'EIO', reads: true });
+		const served = await serve({ root, ...fault });
+		const { status, text } = await send(served.url, '/d/x');
+		expect(status, text).to.equal(500);
+		expect(served.openIn('encrypted')).to.deep.equal([]);
+	});
 });

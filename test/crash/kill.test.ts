@@ -1,6 +1,6 @@
 /** Every command killed before and after everything it does: nothing is lost, nothing half is seen, repair makes it sound. */
 
-import { ended } from '../support/cli.js';
+import { ended, startS3proxy } from '../support/cli.js';
 import { isTried } from '../support/extent.ts';
 import { needs } from '../support/needs.ts';
 import { ageOwnerlessLocks, assertLegal, assertRepairs, assertStored, assertVisible } from './checker.js';
@@ -9,13 +9,13 @@ import {
 	CallLog,
 	crashBucket,
 	everyPoint,
+	faulty,
 	type Outcome,
 	pathsOf,
 	pointsOf,
 	runFaulty,
 	type S3Place,
 	setUp,
-	startFaulty,
 	Tally,
 	tearDown,
 } from './driver.js';
@@ -83,7 +83,7 @@ describe('a command killed at any point', function () {
 
 async function killRepair({ root, built }: Stage, at: number): Promise<void> {
 	await ageOwnerlessLocks(built);
-	const child = startFaulty(root, ['repair'], new CallLog(), { at, mode: 'kill' });
+	const child = startS3proxy(root, ['repair'], faulty(root, new CallLog(), { at, mode: 'kill' }));
 	child.stdin?.end();
 	await ended(child);
 }

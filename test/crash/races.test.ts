@@ -4,12 +4,12 @@ import type { ChildProcess } from 'node:child_process';
 import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { type Ended, ended } from '../support/cli.js';
+import { type Ended, ended, startS3proxy } from '../support/cli.js';
 import { isTried } from '../support/extent.ts';
 import { until } from '../support/serve.js';
 import { ageOwnerlessLocks, assertLegal, assertRepairs, assertStored, assertVisible } from './checker.js';
 import { contentOf } from './content.js';
-import { CallLog, everyPoint, setUp, startFaulty, Tally, tearDown } from './driver.js';
+import { CallLog, everyPoint, faulty, setUp, Tally, tearDown } from './driver.js';
 import type { Scenario, Stage } from './scenarios.js';
 
 const X = 'd/x';
@@ -131,7 +131,7 @@ interface Running {
 
 function start(stage: Stage, { command, adds }: Runner, at: number): Running {
 	const log = new CallLog();
-	const child = startFaulty(stage.root, command, log, { at, mode: 'hold' });
+	const child = startS3proxy(stage.root, command, faulty(stage.root, log, { at, mode: 'hold' }));
 	child.stdin?.on('error', () => undefined);
 	child.stdin?.end(adds === undefined ? '' : contentOf(X, adds));
 	return { child, log, end: ended(child), hasEnded: () => child.exitCode !== null || child.signalCode !== null };

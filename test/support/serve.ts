@@ -1,8 +1,10 @@
 /** The service, run from outside as `s3proxy serve`, or in this process where a test has to get at its store. */
 
 import type { ChildProcess } from 'node:child_process';
+import { readdirSync, readlinkSync } from 'node:fs';
 import { type Agent, request as httpRequest, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http';
 import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Context, createContext } from '../../src/context.ts';
 import { HttpServer, type HttpServerOptions } from '../../src/http/server.ts';
@@ -22,6 +24,8 @@ export interface Served {
 	readonly child: ChildProcess;
 	/** What it has written to stderr. */
 	log(): string;
+	/** The files below `directory` of its root that it has open. */
+	openIn(directory: string): string[];
 	/** Sends SIGTERM and waits for the end. */
 	stop(): Promise<Ended>;
 }
@@ -49,6 +53,7 @@ export async function serve(options: RootOptions & RunOptions & { root?: string 
 		url,
 		child,
 		log: () => log,
+		openIn: (directory: string) => openFiles(child.pid).filter((name) => name.startsWith(`${join(root, directory)}/`)),
 		stop: () => {
 			servers.delete(served);
 			child.kill('SIGTERM');
@@ -57,6 +62,18 @@ export async function serve(options: RootOptions & RunOptions & { root?: string 
 	};
 	servers.add(served);
 	return served;
+}
+
+function openFiles(pid: number | undefined): string[] {
+	const directory = `/proc/${pid}/fd`;
+	return readdirSync(directory).flatMap((fd) => {
+		try {
+			return [readlinkSync(join(directory, fd))];
+		} catch {
+			// Closed meanwhile.
+			return [];
+		}
+	});
 }
 
 export interface ServedHere {

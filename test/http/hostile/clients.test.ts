@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -45,19 +45,6 @@ describe('hostile HTTP: clients', () => {
 			['', 'G', 'GET / HTTP/1.1\r\nHost: x\r\n', 'GET / HTTP/1.1\r\nX: '].map((bytes) => raw(url, bytes)),
 		);
 	});
-
-	/** Names in `uploads/` that the service has open. */
-	const openArtifacts = () => {
-		const directory = `/proc/${arena.served.child.pid}/fd`;
-		return readdirSync(directory).flatMap((fd) => {
-			try {
-				const name = readlinkSync(join(directory, fd));
-				return name.startsWith(join(arena.served.root, 'uploads')) ? [name] : [];
-			} catch {
-				return [];
-			}
-		});
-	};
 
 	describe('pipelining', () => {
 		it('answers come in order, and a GET behind a POST gets what that stored', async () => {
@@ -108,9 +95,9 @@ describe('hostile HTTP: clients', () => {
 				const client = await raw(url);
 				client.socket.pause();
 				client.socket.write(get('/large').repeat(3));
-				await until(() => openArtifacts().length > 0);
+				await until(() => arena.served.openIn('uploads').length > 0);
 				client.socket.resetAndDestroy();
-				await until(() => openArtifacts().length === 0);
+				await until(() => arena.served.openIn('uploads').length === 0);
 			}
 			await arena.assertUnharmed('leaving');
 		});
@@ -175,7 +162,7 @@ describe('hostile HTTP: clients', () => {
 			const clients = await Promise.all(Array.from({ length: AT_A_TIME }, () => raw(url, get('/large'))));
 			for (const { socket } of clients) socket.resetAndDestroy();
 		}
-		await until(() => openArtifacts().length === 0);
+		await until(() => arena.served.openIn('uploads').length === 0);
 		await arena.assertUnharmed('resets');
 	});
 
