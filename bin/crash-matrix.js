@@ -6,7 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { prepare, project } from './prepare.js';
+import { prepare, project, run } from './prepare.js';
 
 const [fast, args] = process.argv[2] === '--fast' ? [true, process.argv.slice(3)] : [false, process.argv.slice(2)];
 const directory = mkdtempSync(join(tmpdir(), 's3proxy-crash-matrix-'));
@@ -69,11 +69,13 @@ ${matrices.join('\n')}
 ${body.join('\n')}
 `;
 writeFileSync(page, text);
+// As `npm test` wants it.
+run('npx', ['biome', 'format', '--write', page]);
 process.stdout.write(`${matrices.join('\n')}\n`);
 
 /** The rows that a page has. */
 function rowsOf(text) {
-	const cells = [...text.matchAll(/^\| (.+) \|$/gm)].map(([, line]) => line.split(' | '));
+	const cells = [...text.matchAll(/^\| (.+) \|$/gm)].map(([, line]) => line.split('|').map((cell) => cell.trim()));
 	return cells
 		.filter(({ length }) => length === 6)
 		.slice(2)

@@ -107,15 +107,17 @@ const ONE_WAY: readonly [Start, Runner, Runner][] = [
 
 /**
  * `held`: the other one has to wait for locks, or give up. `overtaken`: the first was stopped for so long that its locks
- * are stale, and the other takes them: only the fences are left.
+ * are stale, and the other takes them: only the fences are left. `overtaken, killed`: and it comes no further than that call.
  */
-const KINDS = ['held', 'overtaken'] as const;
+const KINDS = ['held', 'overtaken', 'overtaken, killed'] as const;
 
 const CONFIG = 'encryption: true\nfsync: false\n';
 /** Two processes a point. */
 const STRIDE = 29;
 /** How often somebody who waits has tried to get a lock, when the other one is let go on. */
 const TRIES = 3;
+/** What `ended` gives for SIGKILL. */
+const KILLED = 137;
 
 function isStopped({ pid }: ChildProcess): boolean {
 	const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
@@ -129,9 +131,9 @@ interface Running {
 	hasEnded(): boolean;
 }
 
-function start(stage: Stage, { command, adds }: Runner, at: number): Running {
+function start(stage: Stage, { command, adds }: Runner, at: number, mode = 'hold'): Running {
 	const log = new CallLog();
-	const child = startS3proxy(stage.root, command, faulty(stage.root, log, { at, mode: 'hold' }));
+	const child = startS3proxy(stage.root, command, faulty(stage.root, log, { at, mode }));
 	child.stdin?.on('error', () => undefined);
 	child.stdin?.end(adds === undefined ? '' : contentOf(X, adds));
 	return { child, log, end: ended(child), hasEnded: () => child.exitCode !== null || child.signalCode !== null };
@@ -145,13 +147,14 @@ const waitsForLock = ({ log }: Running) => {
 /** @returns how it went; undefined when `first` never came to that call */
 async function race(stage: Stage, begin: Start, kind: string, runners: [Runner, Runner], at: number) {
 	const [one, other] = runners;
-	const first = start(stage, one, at);
+	const isKilled = kind === 'overtaken, killed';
+	const first = start(stage, one, at, isKilled ? 'hold-kill' : 'hold');
 	await until(() => first.hasEnded() || isStopped(first.child));
 	if (first.hasEnded()) {
 		await first.end;
 		return undefined;
 	}
-	if (kind === 'overtaken') await ageOwnerlessLocks(stage.built, true);
+	if (kind !== 'held') await ageOwnerlessLocks(stage.built, true);
 	const second = start(stage, other, 0);
 	await until(() => second.hasEnded() || waitsForLock(second));
 	const waited = !second.hasEnded();
@@ -160,7 +163,7 @@ async function race(stage: Stage, begin: Start, kind: string, runners: [Runner, 
 	const [a, b] = await Promise.all([first.end, second.end]);
 	const what = `${one.name} held at: ${first.log.hit}\n${a.code}: ${a.stderr}\n${other.name}: ${b.code}: ${b.stderr}`;
 	try {
-		for (const { code } of [a, b]) expect(code, 'exit code').to.be.oneOf([0, 1, 5]);
+		for (const { code } of [a, b]) expect(code, 'exit code').to.be.oneOf(isKilled ? [0, 1, 5, KILLED] : [0, 1, 5]);
 		await ageOwnerlessLocks(stage.built);
 		await assertOutcome(stage, begin, runners, [a, b]);
 	} catch (error) {

@@ -4,8 +4,9 @@
 //   FAULT_LOG     a file outside, to which every such call appends its name: 160 bytes each, "!" first where the fault was
 //   FAULT_AT      n; 0: only count
 //   FAULT_MATCH   instead of FAULT_AT: the first call whose name and paths match
-//   FAULT_MODE    kill, kill-after, hold (SIGSTOP before the call), or an errno, which the call fails with; requests do not
-//                 count then: one that fails is a fault of the store, which others inject
+//   FAULT_MODE    kill, kill-after, hold (SIGSTOP before the call), hold-kill (the same, and SIGKILL before the next one), or
+//                 an errno, which the call fails with; requests do not count then: one that fails is a fault of the store,
+//                 which others inject
 //   FAULT_STICKY  1: with an errno, also every later call that needs space; 2: every later call
 //   FAULT_READS   1: looking, opening and reading count too
 // The log is shared by all threads of the process, which its length therefore counts.
@@ -65,6 +66,7 @@ function errnoError(call) {
 
 await interceptCalls({ root, reads: env.FAULT_READS === '1' }, (call, proceed) => {
 	if (isErrno && call.name === 'request') return proceed();
+	if (begun && mode === 'hold-kill') process.kill(process.pid, 'SIGKILL');
 	const text = `${call.name} ${call.paths.map((path) => path.replace(`${root}/`, '')).join(' ')}`;
 	const hit = isHit(call, text);
 	if (hit && mode === 'kill') process.kill(process.pid, 'SIGKILL');
@@ -72,7 +74,7 @@ await interceptCalls({ root, reads: env.FAULT_READS === '1' }, (call, proceed) =
 	if (!hit) return proceed();
 	begun = true;
 	if (isErrno) return call.fail(errnoError(call));
-	if (mode === 'hold') {
+	if (/^hold/.test(mode)) {
 		process.kill(process.pid, 'SIGSTOP');
 		return proceed();
 	}
