@@ -85,11 +85,8 @@ export async function shell(command: string): Promise<{ seconds: number; cpuSeco
 	return { seconds, cpuSeconds };
 }
 
-/** The median of several runs, for what is short. */
-export async function medianSeconds(runs: number, run: () => Promise<{ seconds: number }>): Promise<number> {
-	const all: number[] = [];
-	for (let index = 0; index < runs; index++) all.push((await run()).seconds);
-	return all.sort((a, b) => a - b)[Math.floor(runs / 2)] ?? Number.NaN;
+export function median(values: readonly number[]): number {
+	return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
 }
 
 /** Starts `serve` on a free port. */

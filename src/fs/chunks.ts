@@ -45,17 +45,22 @@ const WRITE_BEHIND = 32 * 2 ** 20;
 const idleBuffers: Buffer[] = [];
 const IDLE_BUFFERS = 16;
 
-/** Appends chunks to a file from its start: while one buffer is being written, the next is filled. */
+/** How many full buffers may wait for the disk. */
+const MOST_PENDING = 4;
+
+/** Appends chunks to a file from its start: while one buffer is being written, the next are filled. */
 export class ChunkWriter {
 	readonly #handle: FileHandle;
 	readonly #writeBehind: boolean;
-	#unsynced = 0;
-	#syncing: Promise<void> | undefined;
-	#syncFailure: { error: unknown } | undefined;
-	#position = 0;
 	#buffer: Buffer | undefined;
 	#filled = 0;
-	#writing: Promise<void> = Promise.resolve();
+	#position = 0;
+	/** Full buffers that are not written yet, the oldest first; a failure does not reject them. */
+	readonly #pending: Promise<void>[] = [];
+	#unsynced = 0;
+	#syncing: Promise<void> | undefined;
+	/** The first write or sync that failed. It is final: the kernel tells of a failed fsync once, and a later one would succeed. */
+	#failure: { error: unknown } | undefined;
 
 	/** @param options.writeBehind the file will be fsynced in the end: sync what is written while the rest comes */
 	constructor(handle: FileHandle, options: { writeBehind: boolean }) {
@@ -63,8 +68,11 @@ export class ChunkWriter {
 		this.#writeBehind = options.writeBehind;
 	}
 
-	/** Resolves when more can be taken; `chunk` is the caller's again. @throws what writing an earlier chunk threw */
-	async write(chunk: Uint8Array): Promise<void> {
+	/**
+	 * Copies `chunk`, which is the caller's again.
+	 * @returns false when `room` is to be awaited before the next one
+	 */
+	take(chunk: Uint8Array): boolean {
 		for (let taken = 0; taken < chunk.length; ) {
 			this.#buffer ??= idleBuffers.pop() ?? Buffer.allocUnsafeSlow(WRITE_SIZE);
 			const room = WRITE_SIZE - this.#filled;
@@ -72,27 +80,53 @@ export class ChunkWriter {
 			this.#buffer.set(part, this.#filled);
 			this.#filled += part.length;
 			taken += part.length;
-			if (this.#filled === WRITE_SIZE) await this.#flush();
+			if (this.#filled === WRITE_SIZE) this.#flush();
 		}
+		return this.#pending.length < MOST_PENDING && this.#failure === undefined;
 	}
 
-	/** Resolves when all that was taken is written. @throws also what syncing an earlier part threw */
+	/** Resolves when more can be taken. @throws what writing or syncing an earlier chunk threw */
+	async room(): Promise<void> {
+		await this.#pending[0];
+		this.#throwFailure();
+	}
+
+	/** Resolves when all that was taken is written. @throws what writing or syncing any of it threw */
 	async end(): Promise<void> {
-		await this.#flush();
-		await this.#writing;
-		await this.#syncing;
-		this.#throwSyncFailure();
+		this.#flush();
+		await this.idle();
+		this.#throwFailure();
 	}
 
 	/** Resolves when nothing is being written any more, whatever came of it: before the file is closed after a failure. */
 	async idle(): Promise<void> {
-		await this.#writing.catch(() => undefined);
+		await this.#pending.at(-1);
 		await this.#syncing;
 	}
 
-	/** The kernel tells of a failed fsync once: a later one would succeed without the data. */
-	#throwSyncFailure(): void {
-		if (this.#syncFailure !== undefined) throw this.#syncFailure.error;
+	#throwFailure(): void {
+		if (this.#failure !== undefined) throw this.#failure.error;
+	}
+
+	#flush(): void {
+		if (this.#buffer === undefined) return;
+		this.#pending.push(this.#writeOut(this.#buffer, this.#filled, this.#pending.at(-1)));
+		this.#buffer = undefined;
+		this.#filled = 0;
+	}
+
+	async #writeOut(buffer: Buffer, length: number, before: Promise<void> | undefined): Promise<void> {
+		await before;
+		try {
+			if (this.#failure === undefined) await writeAll(this.#handle, buffer.subarray(0, length), this.#position);
+			this.#position += length;
+			this.#syncBehind(length);
+		} catch (error) {
+			this.#failure ??= { error };
+		} finally {
+			if (idleBuffers.length < IDLE_BUFFERS) idleBuffers.push(buffer);
+			void this.#pending.shift();
+		}
 	}
 
 	#syncBehind(bytes: number): void {
@@ -102,31 +136,10 @@ export class ChunkWriter {
 		this.#syncing = this.#handle
 			.datasync()
 			.catch((error: unknown) => {
-				this.#syncFailure = { error };
+				this.#failure ??= { error };
 			})
 			.finally(() => {
 				this.#syncing = undefined;
 			});
-	}
-
-	async #flush(): Promise<void> {
-		await this.#writing;
-		this.#throwSyncFailure();
-		if (this.#buffer === undefined) return;
-		this.#writing = this.#writeOut(this.#buffer, this.#filled);
-		// Whoever comes next awaits it; until then a failure must not count as unhandled.
-		this.#writing.catch(() => undefined);
-		this.#buffer = undefined;
-		this.#filled = 0;
-	}
-
-	async #writeOut(buffer: Buffer, length: number): Promise<void> {
-		try {
-			await writeAll(this.#handle, buffer.subarray(0, length), this.#position);
-		} finally {
-			if (idleBuffers.length < IDLE_BUFFERS) idleBuffers.push(buffer);
-		}
-		this.#position += length;
-		this.#syncBehind(length);
 	}
 }

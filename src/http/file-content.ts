@@ -1,47 +1,57 @@
-/** The content of a form's file field: from busboy, and around it where the bytes are known to be nothing but content. */
+/** The content of a form's file field on its way to where it is kept: from busboy, and around it where the bytes are known to be nothing but content. */
 
-import { Readable, type Writable } from 'node:stream';
+import type { Readable, Writable } from 'node:stream';
+import { deferred } from './deferred.js';
 
-/** What waits for the disk: so many chunks as they came, of 64 KiB at most each. */
-const BUFFERED_CHUNKS = 8;
+/** Takes the content of a file. */
+export interface FileSink {
+	/** Takes the next bytes; they are the caller's again. @returns false when `room` is to be awaited before the next ones */
+	take(bytes: Uint8Array): boolean;
+	/** Resolves when more can be taken. */
+	room(): Promise<void>;
+	/** There is no more; resolves when all of it is kept. */
+	end(): Promise<void>;
+}
 
 export class FileContent {
 	readonly #parser: Writable;
 	readonly #part: Readable;
-	readonly #chunks: Readable;
+	readonly #sink: FileSink;
+	readonly #onRoom: () => void;
+	readonly #kept = deferred<void>();
 	#delimited = false;
+	#full = false;
+	#stopped = false;
 
 	/**
 	 * @param parser busboy
 	 * @param part the stream that it has made for this field
 	 * @param onRoom called when more can be taken
 	 */
-	constructor(parser: Writable, part: Readable, onRoom: () => void) {
+	constructor(parser: Writable, part: Readable, sink: FileSink, onRoom: () => void) {
 		this.#parser = parser;
 		this.#part = part;
-		// Of objects: a stream of bytes joins what it holds when it is read, which is one more copy of everything.
-		this.#chunks = new Readable({ objectMode: true, highWaterMark: BUFFERED_CHUNKS, read: onRoom });
-		this.#chunks.on('error', () => undefined);
-		part.on('data', (chunk: Buffer) => this.#chunks.push(chunk));
+		this.#sink = sink;
+		this.#onRoom = onRoom;
+		part.on('data', (chunk: Buffer) => this.#put(chunk));
 		part.once('end', () => {
-			this.#chunks.push(null);
-			// A stream that has its end never asks for more, but the form goes on.
-			onRoom();
+			if (!this.#stopped) sink.end().then(this.#kept.resolve, this.#kept.reject);
 		});
 	}
 
-	get chunks(): AsyncIterable<Uint8Array> {
-		return this.#chunks;
+	/** Resolves when all of it is kept. @throws what the sink threw */
+	get kept(): Promise<void> {
+		return this.#kept.promise;
 	}
 
 	get isFull(): boolean {
-		return this.#chunks.readableLength >= BUFFERED_CHUNKS;
+		return this.#full;
 	}
 
 	/** Takes content that has no delimiter in it. @returns false while earlier bytes are still with busboy: give it these too */
 	take(bytes: Buffer): boolean {
 		if (this.#delimited || this.#parser.writableLength > 0 || this.#part.readableLength > 0) return false;
-		this.#chunks.push(bytes);
+		this.#put(bytes);
 		return true;
 	}
 
@@ -50,8 +60,23 @@ export class FileContent {
 		this.#delimited = true;
 	}
 
-	/** Whoever reads it gets `error`. */
-	stop(error: unknown): void {
-		this.#chunks.destroy(error instanceof Error ? error : new Error(String(error)));
+	/** The sink gets nothing more, not even the end. */
+	stop(): void {
+		this.#stopped = true;
+	}
+
+	#put(bytes: Buffer): void {
+		if (this.#stopped) return;
+		try {
+			if (this.#sink.take(bytes) || this.#full) return;
+			this.#full = true;
+			this.#sink.room().then(() => {
+				this.#full = false;
+				this.#onRoom();
+			}, this.#kept.reject);
+		} catch (error) {
+			this.stop();
+			this.#kept.reject(error);
+		}
 	}
 }

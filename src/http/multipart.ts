@@ -6,7 +6,7 @@ import busboy, { type Busboy, type FieldInfo, type FileInfo } from 'busboy';
 import { S3proxyError } from '../errors.js';
 import { deferred } from './deferred.js';
 import { digestOfField } from './digest.js';
-import { FileContent } from './file-content.js';
+import { FileContent, type FileSink } from './file-content.js';
 import { boundaryOf, FormPieces, type Piece } from './form-pieces.js';
 import { IdleTimer } from './idle-timer.js';
 
@@ -31,8 +31,8 @@ export interface FormOptions {
 	readonly tooLarge: () => Error;
 	/** Seconds without a byte. */
 	readonly idleTimeout: number;
-	/** Takes the content of the file field; `form` is what has come before it. */
-	readonly onFile: (content: AsyncIterable<Uint8Array>, form: Form) => Promise<void>;
+	/** Where the content of the file field goes; `form` is what has come before it. */
+	readonly onFile: (form: Form) => FileSink;
 }
 
 function badForm(what: string, hint = USE_FORM): S3proxyError {
@@ -52,7 +52,8 @@ export function boundaryOfRequest({ headers }: IncomingMessage): string {
 
 /**
  * Reads a form to its end. The request is left paused, not destroyed, so that it can be answered.
- * @throws S3proxyError `bad-form`; ClientGone; whatever `onFile` throws
+ * After a failure the file's sink gets nothing more.
+ * @throws S3proxyError `bad-form`; ClientGone; whatever `onFile` or its sink throws
  */
 export async function readForm(request: IncomingMessage, boundary: string, options: FormOptions): Promise<Form> {
 	return new FormReader(request, boundary, options).read();
@@ -67,7 +68,6 @@ class FormReader {
 	readonly #ended = deferred<void>();
 	#received = 0;
 	#content: FileContent | undefined;
-	#file: Promise<void> | undefined;
 	#sha256: string | undefined;
 	#hint: string | undefined;
 
@@ -98,19 +98,17 @@ class FormReader {
 			request.on('data', onData).once('end', onEnd).once('close', onClose);
 			this.#idle.touch();
 			await this.#ended.promise;
-			await this.#file;
+			await this.#content?.kept;
 		} catch (error) {
 			request.pause();
+			this.#content?.stop();
 			this.#parser.destroy();
-			this.#content?.stop(error);
-			// Whoever writes to the staging file is done with it before it is removed.
-			await this.#file?.catch(() => undefined);
 			throw error;
 		} finally {
 			this.#idle.stop();
 			request.off('data', onData).off('end', onEnd).off('close', onClose);
 		}
-		if (this.#file === undefined) throw badForm('the form has no file field named "file"', this.#hint);
+		if (this.#content === undefined) throw badForm('the form has no file field named "file"', this.#hint);
 		return { sha256: this.#sha256 };
 	}
 
@@ -172,13 +170,17 @@ class FormReader {
 	}
 
 	#takeFile(part: Readable): void {
-		if (this.#file !== undefined) {
+		if (this.#content !== undefined) {
 			this.#fail(badForm('the form has several file fields named "file"'));
 			return;
 		}
-		this.#content = new FileContent(this.#parser, part, () => this.#resume());
-		this.#file = this.#options.onFile(this.#content.chunks, { sha256: this.#sha256 });
-		this.#file.catch((error: unknown) => this.#fail(explainParser(error)));
+		try {
+			const sink = this.#options.onFile({ sha256: this.#sha256 });
+			this.#content = new FileContent(this.#parser, part, sink, () => this.#resume());
+			this.#content.kept.catch((error: unknown) => this.#fail(error));
+		} catch (error) {
+			this.#fail(error);
+		}
 	}
 
 	#onField(name: string | undefined, value: string, { valueTruncated }: FieldInfo): void {

@@ -1,7 +1,8 @@
 /** `POST /path/to/file`: stores the file of a form. */
 
 import { purge } from '../edge/purge.js';
-import { Ingest, type Stored, tooLarge } from '../operations/ingest.js';
+import { Ingest, type Stored } from '../operations/ingest.js';
+import { tooLarge } from '../operations/received-content.js';
 import { type ArtifactPath, artifactPathOfTarget, targetOf } from '../state/artifact-path.js';
 import type { Access } from './access.js';
 import { answerLine } from './answer.js';
@@ -55,8 +56,7 @@ async function receive({ context, request }: Exchange, upload: Upload): Promise<
 		limit,
 		tooLarge: () => tooLarge(path, context.config.maxUploadSize),
 		idleTimeout: context.config.clientTimeout,
-		onFile: async (content, form) =>
-			ingest.receive(content, { hash: wantedDigest(inHeader, form.sha256) !== undefined }),
+		onFile: (form) => ingest.receive({ hash: wantedDigest(inHeader, form.sha256) !== undefined }),
 	});
 	return ingest.commit({ sha256: wantedDigest(inHeader, sha256) });
 }

@@ -1,22 +1,16 @@
 /** Runs the service until it is told to stop: what `s3proxy serve` does. */
 
 import { once } from 'node:events';
-import { setFlagsFromString } from 'node:v8';
 import type { Context } from '../context.js';
 import { repairMarkers } from '../operations/repair.js';
 import { rotateKey } from '../operations/rotate-key.js';
 import { HttpServer } from './server.js';
 import { tellServiceManager } from './service-manager.js';
+import { tuneMemoryForUploads } from './upload-memory.js';
 
 const OPEN_TO_ALL =
 	'uploads need no token, and other machines can reach this one: whoever does can store and replace every artifact. ' +
 	'Listen on loopback, or set auth: in config.yaml and make tokens with s3proxy add-token';
-
-/**
- * Every chunk of an upload is a buffer outside the heap. When a scavenge frees those at once instead of on another thread,
- * the garbage collector knows that they are gone and does without five full collections in six (and 30 % of the processor).
- */
-const FREE_BUFFERS_AT_ONCE = '--no-concurrent-array-buffer-sweeping';
 
 /**
  * Makes a key if there is none, mends what a crash left between publish and work link, then serves until `stopping`.
@@ -24,7 +18,7 @@ const FREE_BUFFERS_AT_ONCE = '--no-concurrent-array-buffer-sweeping';
  */
 export async function serve(context: Context): Promise<void> {
 	const { config, log, stopping } = context;
-	setFlagsFromString(FREE_BUFFERS_AT_ONCE);
+	tuneMemoryForUploads();
 	if ((await context.keyringIfAny()) === undefined) {
 		const { newKeyId, file } = await rotateKey(context);
 		log.warn(`there was no key, so one was made: ${file}; keep a copy of it in a safe place`, { keyId: newKeyId });

@@ -5,16 +5,17 @@ import { lstat, open, unlink } from 'node:fs/promises';
 import type { Context } from '../context.js';
 import { purge } from '../edge/purge.js';
 import { explain, S3proxyError } from '../errors.js';
-import { ChunkWriter, readChunks } from '../fs/chunks.js';
+import { readChunks } from '../fs/chunks.js';
 import { isErrno } from '../fs/durable.js';
 import type { ArtifactPath } from '../state/artifact-path.js';
-import { assertNameIsFree, lookUp, versionOf } from '../state/artifacts.js';
+import { assertNameIsFree, lookUp, openArtifact, versionOf } from '../state/artifacts.js';
 import type { PathLock } from '../state/held-lock.js';
 import { placeMarker, removeMarker } from '../state/markers.js';
 import { Staging } from '../state/staging.js';
 import { pruneUpwards } from '../state/walk.js';
 import { placeWorkLink } from '../state/work-links.js';
 import { locate } from './locate.js';
+import { ReceivedContent, tooLarge } from './received-content.js';
 
 /** Every version of a path is this much later than the one before: nginx's ETag knows whole seconds only (EDGE.md). */
 const VERSION_STEP_MS = 1000;
@@ -39,7 +40,10 @@ export class Ingest {
 	readonly #context: Context;
 	readonly #path: ArtifactPath;
 	#staging: Staging;
-	#size = 0;
+	#content: ReceivedContent | undefined;
+	/** Bytes of a file that was taken over. */
+	#takenOver = 0;
+	/** Lower-case hex, once it was checked. */
 	#digest: string | undefined;
 	/** Whether the marker is ours, and not of an ingest that died. */
 	#marked = false;
@@ -68,33 +72,19 @@ export class Ingest {
 	}
 
 	/**
-	 * Streams the content into staging; once.
+	 * Takes the content, which goes into staging; once. It has come to its end before `commit`.
 	 * @param options.hash whether the SHA-256 will be wanted (it can also be had later, for another read)
-	 * @throws S3proxyError `too-large`, `disk-full`, `io`; whatever the source throws
 	 */
-	async receive(source: AsyncIterable<Uint8Array>, options: { hash: boolean }): Promise<void> {
-		const { maxUploadSize } = this.#context.config;
-		const hash = options.hash ? createHash('sha256') : undefined;
-		const writer = new ChunkWriter(this.#staging.handle, { writeBehind: this.#context.root.sync });
-		try {
-			for await (const chunk of source) {
-				this.#size += chunk.length;
-				if (this.#size > maxUploadSize) throw tooLarge(this.#path, maxUploadSize);
-				hash?.update(chunk);
-				await writer.write(chunk);
-			}
-			await writer.end();
-		} catch (error) {
-			throw explain(error, `storing ${this.#path}`);
-		} finally {
-			await writer.idle();
-		}
-		this.#digest = hash?.digest('hex');
+	receive({ hash }: { hash: boolean }): ReceivedContent {
+		const { config, root } = this.#context;
+		const options = { limit: config.maxUploadSize, hash, sync: root.sync };
+		this.#content = new ReceivedContent(this.#path, this.#staging.handle, options);
+		return this.#content;
 	}
 
-	/** Bytes received. */
+	/** Bytes of the content. */
 	get size(): number {
-		return this.#size;
+		return this.#content?.size ?? this.#takenOver;
 	}
 
 	/**
@@ -110,7 +100,7 @@ export class Ingest {
 		if (adopted === undefined) return false;
 		await this.#staging.drop();
 		this.#staging = adopted;
-		this.#size = size;
+		this.#takenOver = size;
 		return true;
 	}
 
@@ -157,12 +147,18 @@ export class Ingest {
 		this.#marked = await placeMarker(root, path);
 		lock.setNewest(mtime);
 		lock.assertHeld();
-		// Commit point: readers see the new version, whole, from here on. The marker vouches for the work link.
-		await this.#staging.publishAs(root.layout.artifact(path));
-		// Acknowledged from here on: the link is durable, so the version ends up in the store.
-		await placeWorkLink(root, path);
-		await removeMarker(root, path);
-		return { path, size: this.#size, sha256: this.#digest, mtime };
+		const replaced = await openArtifact(root, path);
+		try {
+			// Commit point: readers see the new version, whole, from here on. The marker vouches for the work link.
+			await this.#staging.publishAs(root.layout.artifact(path));
+			// Acknowledged from here on: the link is durable, so the version ends up in the store.
+			await placeWorkLink(root, path);
+			await removeMarker(root, path);
+		} finally {
+			// Whoever closes a file without a name last waits until its blocks are free, a fifth of a second a GiB: not the client.
+			replaced?.handle.close().catch(() => undefined);
+		}
+		return { path, size: this.size, sha256: this.#digest, mtime };
 	}
 
 	/** Readers see the version already, though it was not acknowledged: it has to wait for somebody. The marker stays. */
@@ -180,15 +176,17 @@ export class Ingest {
 
 	/** Leaves nothing of an ingest that did not come to its commit; after a commit it does nothing. */
 	async abandon(): Promise<void> {
-		if (!this.#staging.isPublished) await this.#staging.drop();
+		if (this.#staging.isPublished) return;
+		await this.#content?.idle();
+		await this.#staging.drop();
 	}
 
 	async #checkDigest(expected: string): Promise<void> {
-		this.#digest ??= await digestOf(this.#staging);
+		this.#digest = this.#content?.digest() ?? (await digestOf(this.#staging));
 		if (this.#digest === expected) return;
 		throw new S3proxyError(
 			'checksum-mismatch',
-			`${this.#path}: SHA-256 of the ${this.#size} bytes received is ${this.#digest}, not ${expected}`,
+			`${this.#path}: SHA-256 of the ${this.size} bytes received is ${this.#digest}, not ${expected}`,
 			{ hint: 'Nothing was stored; send it again.' },
 		);
 	}
@@ -220,12 +218,6 @@ function nameIsTaken(path: ArtifactPath, cause: unknown): S3proxyError {
 	});
 }
 
-export function tooLarge(path: ArtifactPath, limit: number): S3proxyError {
-	return new S3proxyError('too-large', `${path}: larger than ${limit} bytes`, {
-		hint: 'The limit is max_upload_size in config.yaml.',
-	});
-}
-
 /**
  * Stores a file of the local file system.
  * @param options.move takes the file over: it is gone from its place afterwards, and linked instead of copied where possible
@@ -247,7 +239,7 @@ export async function ingestFile(
 		try {
 			const alone = stats.isFile() && stats.nlink === 1 && !(await lstat(file)).isSymbolicLink();
 			if (!(options.move && alone && (await ingest.takeOver(file, stats.size)))) {
-				await ingest.receive(counted(context, readChunks(source)), { hash: false });
+				await receiveAll(context, ingest, readChunks(source));
 			}
 			const stored = await ingest.commit();
 			if (options.move) await unlink(file);
@@ -271,7 +263,7 @@ export async function ingestStream(
 ): Promise<Stored> {
 	const ingest = await Ingest.begin(context, path);
 	try {
-		await ingest.receive(counted(context, source), { hash: false });
+		await receiveAll(context, ingest, source);
 		const stored = await ingest.commit();
 		await purge(context, path);
 		return stored;
@@ -281,10 +273,16 @@ export async function ingestStream(
 	}
 }
 
-async function* counted(context: Context, source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+async function receiveAll(
+	{ abandon, progress }: Context,
+	ingest: Ingest,
+	source: AsyncIterable<Uint8Array>,
+): Promise<void> {
+	const content = ingest.receive({ hash: false });
 	for await (const chunk of source) {
-		context.abandon.throwIfAborted();
-		context.progress.advance(0, chunk.length);
-		yield chunk;
+		abandon.throwIfAborted();
+		progress.advance(0, chunk.length);
+		if (!content.take(chunk)) await content.room();
 	}
+	await content.end();
 }
