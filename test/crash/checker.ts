@@ -1,6 +1,6 @@
 /** What must hold of a root after anything has happened to it (docs/state.md). */
 
-import { existsSync, lstatSync, readdirSync, readlinkSync, rmSync, utimesSync } from 'node:fs';
+import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, utimesSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { expect } from 'chai';
 import { recordedOwner } from '../../src/state/lock-record.js';
@@ -34,6 +34,7 @@ function isKnown(root: string, name: string, paths: readonly string[]): boolean 
 	const [keyId = '', ...below] = rest;
 	switch (area) {
 		case 'config.yaml':
+		case 'auth':
 			return rest.length === 0;
 		case 'keys':
 			return isStaging || KEY_NAME.test(path);
@@ -52,8 +53,16 @@ function isKnown(root: string, name: string, paths: readonly string[]): boolean 
 		case 'to_decrypt':
 			return isStaging;
 		default:
-			return false;
+			// Of add-token, beside the file of credentials.
+			return isStaging && rest.length === 0;
 	}
+}
+
+/** The file of credentials, if there is one: whole lines, and the token that was added first. */
+function assertCredentials(root: string): void {
+	const file = join(root, 'auth');
+	if (!existsSync(file)) return;
+	expect(readFileSync(file, 'utf8'), 'auth').to.match(/^first:sha256\$\S+\n(?:second:sha256\$\S+\n)*$/);
 }
 
 const mtimeOf = (file: string) => Math.round(lstatSync(file).mtimeMs);
@@ -78,6 +87,7 @@ async function illegality({ root, built }: Stage, path: string): Promise<string 
 export async function assertLegal(stage: Stage, paths: readonly string[]): Promise<void> {
 	const strange = namesOf(stage.root).filter((name) => !isKnown(stage.root, name, paths));
 	expect(strange, 'names that docs/state.md does not know').to.deep.equal([]);
+	assertCredentials(stage.root);
 	for (const path of paths) expect(await illegality(stage, path), path).to.equal(undefined);
 }
 

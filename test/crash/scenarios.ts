@@ -216,6 +216,19 @@ export const SCENARIOS: readonly Scenario[] = [
 		again: ({ built }) => built.rotateKey(),
 		stride: 3,
 	},
+	{
+		...file,
+		name: 'add-token',
+		config: `${SEALED}auth: auth\n`,
+		command: ['add-token', 'second'],
+		before: { [X]: 1 },
+		prepare: async (stage) => {
+			await ingest(stage, { [X]: 1 });
+			await stage.built.addToken('first');
+		},
+		again: ({ built }) => built.addToken('second'),
+		stride: 3,
+	},
 	{ ...file, ...reEncryptSeveral, name: 're-encrypt --delete-old', stride: 11 },
 	{ ...s3, ...reEncryptSeveral, name: 're-encrypt --delete-old on S3', stride: 5 },
 	{

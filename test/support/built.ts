@@ -11,6 +11,7 @@ async function built<T>(name: string): Promise<T> {
 }
 
 const { createContext } = await built<typeof import('../../src/context.js')>('context');
+const { addToken } = await built<typeof import('../../src/operations/add-token.js')>('operations/add-token');
 const { encrypt } = await built<typeof import('../../src/operations/encrypt.js')>('operations/encrypt');
 const { evict } = await built<typeof import('../../src/operations/evict.js')>('operations/evict');
 const { fetchAll } = await built<typeof import('../../src/operations/fetch.js')>('operations/fetch');
@@ -35,6 +36,7 @@ export interface BuiltRoot {
 	reEncrypt(options?: { deleteOld: boolean }): Promise<number>;
 	/** @returns the new key's id */
 	rotateKey(): Promise<string>;
+	addToken(name: string): Promise<void>;
 	/** @returns a line for each finding */
 	repair(): Promise<string[]>;
 	/** The versions of `path` in the store: their mtimes, one per key at most. */
@@ -77,6 +79,7 @@ export async function openBuilt(root: string): Promise<BuiltRoot> {
 		reEncrypt: async ({ deleteOld } = { deleteOld: true }) =>
 			done(await reEncrypt(context, { prefixes: [], jobs: 1, deleteOld, fromLegacy: false, dryRun: false })),
 		rotateKey: async () => (await rotateKey(context)).newKeyId,
+		addToken: async (name) => void (await addToken(context, name)),
 		stored: async (path) => {
 			const versions = await locateInStore(context, await context.keyring(), artifactPath(path));
 			return versions.map(({ version }) => version);
