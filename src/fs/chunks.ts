@@ -46,7 +46,7 @@ const idleBuffers: Buffer[] = [];
 const IDLE_BUFFERS = 16;
 
 /** How many full buffers may wait for the disk. */
-const MOST_PENDING = 4;
+const MOST_PENDING = 2;
 
 /** Appends chunks to a file from its start: while one buffer is being written, the next are filled. */
 export class ChunkWriter {

@@ -3,7 +3,7 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { tree } from '../support/cli.js';
+import { s3proxy, tree } from '../support/cli.js';
 import { send, serve } from '../support/serve.js';
 import { assertNoStagingOfTheDead, assertRepairs, assertStored } from './checker.js';
 import { allowedAfter, CallLog, faulty, pathsOf, runFaulty, setUp } from './driver.js';
@@ -74,6 +74,21 @@ describe('what the matrices have found', () => {
 			await assertStored(stage, allowedAfter(scenario, false), {});
 		});
 	}
+
+	it('a sync that failed while the rest was coming is not passed over, though the next one succeeds', async () => {
+		const scenario = scenarioOf('ingest over an older version');
+		const stage = await setUp(scenario);
+		const log = new CallLog();
+		const fault = faulty(stage.root, log, { at: 0, match: '^datasync uploading/', mode: 'EIO' });
+		const stdin = Buffer.alloc(40 * 2 ** 20);
+		const { code, stderr } = await s3proxy(stage.root, ['ingest', '-', 'd/x'], { ...fault, stdin });
+		expect(log.hit, 'the call was made').not.to.equal(undefined);
+		expect(code, stderr).to.equal(1);
+		expect(stderr).to.contain('EIO').and.to.contain('d/x');
+		assertNoStagingOfTheDead(stage.root);
+		await assertRepairs(stage, pathsOf(scenario));
+		await assertStored(stage, allowedAfter(scenario, false), {});
+	});
 
 	it('a sealed file that cannot be looked at does not stay open', async () => {
 		const { root } = await setUp(scenarioOf('upload'));
