@@ -1,8 +1,8 @@
-import { addAbortSignal } from 'node:stream';
 import { Args, Flags } from '@oclif/core';
 import { EXIT_CODES, S3proxyCommand } from '../command.js';
 import type { Stored } from '../operations/ingest.js';
 import { artifactPathOfArgument } from '../terminal/path-argument.js';
+import { openStdin } from '../terminal/stdin.js';
 import { countText } from '../terminal/words.js';
 
 export default class Ingest extends S3proxyCommand {
@@ -31,7 +31,7 @@ export default class Ingest extends S3proxyCommand {
 			const { ingestFile, ingestStream } = await import('../operations/ingest.js');
 			const stored =
 				args.FILE === '-'
-					? await ingestStream(context, addAbortSignal(context.abandon, process.stdin), path)
+					? await ingestStream(context, openStdin(context.abandon), path)
 					: await ingestFile(context, args.FILE, path, { move: flags.move });
 			this.say(`saved ${stored.path} (${countText(stored.size, 'byte')})`);
 			return stored;

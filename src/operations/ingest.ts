@@ -269,7 +269,7 @@ export async function ingestStream(
 		return stored;
 	} catch (error) {
 		await ingest.abandon();
-		throw error;
+		throw explain(error, `storing ${path}`);
 	}
 }
 

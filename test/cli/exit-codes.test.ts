@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 import { expect } from 'chai';
 import { artifactPath } from '../../src/state/artifact-path.js';
 import { Layout } from '../../src/state/layout.js';
-import { DEFAULT_CONFIG, type Ended, keyId, makeRoot, type RunOptions, s3proxy, tree } from '../support/cli.js';
+import { DEFAULT_CONFIG, type Ended, keyId, makeRoot, type RunOptions, s3proxy, shell, tree } from '../support/cli.js';
 
 /** Runs a command that must fail: with this code, a message that says all of `says`, and neither a stack nor a key. */
 async function fail(
@@ -61,6 +61,18 @@ describe('exit code 1: some items failed, each is named, the others are done', (
 		const root = makeRoot();
 		await fail(root, ['ingest', '/no/such/file', 'a'], 1, ['/no/such/file', 'ENOENT']);
 		await fail(root, ['ingest', '/tmp', 'a'], 2, ['/tmp is a directory']);
+	});
+
+	it('a stdin that is a directory or cannot be read is not an empty artifact', async () => {
+		const root = makeRoot();
+		const directory = await shell(root, '$RUN ingest - d/x < /tmp');
+		expect(directory.code).to.equal(2);
+		expect(directory.stderr).to.contain('stdin is a directory');
+		const writeOnly = await shell(root, '$RUN ingest - d/x 0> /dev/full');
+		expect(writeOnly.code).to.equal(1);
+		expect(writeOnly.stderr).to.contain('d/x').and.to.contain('EBADF');
+		expect(writeOnly.stderr, 'no stack').not.to.match(/^\s+at /m);
+		expect(tree(root).filter((name) => name.includes('d/x'))).to.deep.equal([]);
 	});
 
 	it('a file over max_upload_size is not stored', async () => {
