@@ -87,7 +87,7 @@ export class ChunkWriter {
 
 	/** Resolves when more can be taken. @throws what writing or syncing an earlier chunk threw */
 	async room(): Promise<void> {
-		await this.#pending[0];
+		while (this.#pending.length >= MOST_PENDING) await this.#pending[0];
 		this.#throwFailure();
 	}
 
@@ -132,6 +132,7 @@ export class ChunkWriter {
 	#syncBehind(bytes: number): void {
 		this.#unsynced += bytes;
 		if (!this.#writeBehind || this.#unsynced < WRITE_BEHIND || this.#syncing !== undefined) return;
+		if (this.#failure !== undefined) return;
 		this.#unsynced = 0;
 		this.#syncing = this.#handle
 			.datasync()

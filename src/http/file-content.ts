@@ -1,11 +1,18 @@
-/** The content of a form's file field on its way to where it is kept: from busboy, and around it where the bytes are known to be nothing but content. */
+/**
+ * The content of a form's file field on its way to where it is kept: from busboy, and around it where the bytes are known to
+ * be nothing but content.
+ */
 
 import type { Readable, Writable } from 'node:stream';
 import { deferred } from './deferred.js';
 
 /** Takes the content of a file. */
 export interface FileSink {
-	/** Takes the next bytes; they are the caller's again. @returns false when `room` is to be awaited before the next ones */
+	/**
+	 * Takes the next bytes; they are the caller's again.
+	 * @returns false when `room` is to be awaited before the next ones
+	 * @throws when they are too many; the sink gets nothing more then
+	 */
 	take(bytes: Uint8Array): boolean;
 	/** Resolves when more can be taken. */
 	room(): Promise<void>;
@@ -60,7 +67,7 @@ export class FileContent {
 		this.#delimited = true;
 	}
 
-	/** The sink gets nothing more, not even the end. */
+	/** The sink gets nothing more, not even the end, and nobody is told of room. */
 	stop(): void {
 		this.#stopped = true;
 	}
@@ -72,7 +79,7 @@ export class FileContent {
 			this.#full = true;
 			this.#sink.room().then(() => {
 				this.#full = false;
-				this.#onRoom();
+				if (!this.#stopped) this.#onRoom();
 			}, this.#kept.reject);
 		} catch (error) {
 			this.stop();

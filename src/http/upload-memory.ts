@@ -2,8 +2,8 @@
 
 import { setFlagsFromString } from 'node:v8';
 
-/** Twice this is what may lie free at the end of glibc's heap before it is given back. */
-const KEPT_BYTES = 16 * 2 ** 20;
+/** Twice this may lie free at the end of glibc's heap before it is given back. */
+const BLOCK_BYTES = 16 * 2 ** 20;
 
 /**
  * Every chunk of an upload is a buffer outside V8's heap, up to 64 KiB large, and garbage at once.
@@ -15,5 +15,5 @@ const KEPT_BYTES = 16 * 2 ** 20;
  */
 export function tuneMemoryForUploads(): void {
 	setFlagsFromString('--no-concurrent-array-buffer-sweeping');
-	Buffer.allocUnsafeSlow(KEPT_BYTES);
+	Buffer.allocUnsafeSlow(BLOCK_BYTES);
 }

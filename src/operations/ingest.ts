@@ -42,8 +42,8 @@ export class Ingest {
 	#staging: Staging;
 	#content: ReceivedContent | undefined;
 	/** Bytes of a file that was taken over. */
-	#takenOver = 0;
-	/** Lower-case hex, once it was checked. */
+	#takenOverSize = 0;
+	/** Lower-case hex, when one is to be checked. */
 	#digest: string | undefined;
 	/** Whether the marker is ours, and not of an ingest that died. */
 	#marked = false;
@@ -84,7 +84,7 @@ export class Ingest {
 
 	/** Bytes of the content. */
 	get size(): number {
-		return this.#content?.size ?? this.#takenOver;
+		return this.#content?.size ?? this.#takenOverSize;
 	}
 
 	/**
@@ -100,7 +100,7 @@ export class Ingest {
 		if (adopted === undefined) return false;
 		await this.#staging.drop();
 		this.#staging = adopted;
-		this.#takenOver = size;
+		this.#takenOverSize = size;
 		return true;
 	}
 
@@ -118,6 +118,8 @@ export class Ingest {
 	}
 
 	async #commit({ sha256 }: CommitOptions): Promise<Stored> {
+		if (this.#content?.isWhole === false)
+			throw new Error('an ingest is committed before its content has come to its end');
 		if (sha256 !== undefined) await this.#checkDigest(sha256);
 		await this.#staging.syncData();
 		const { root, abandon } = this.#context;
@@ -146,16 +148,16 @@ export class Ingest {
 		await this.#staging.syncData();
 		this.#marked = await placeMarker(root, path);
 		lock.setNewest(mtime);
-		lock.assertHeld();
-		const replaced = await openArtifact(root, path);
+		// Whoever closes a file without a name last waits until its blocks are free, a fifth of a second a GiB: not the client.
+		const replaced = await openArtifact(root, path).catch(() => undefined);
 		try {
+			lock.assertHeld();
 			// Commit point: readers see the new version, whole, from here on. The marker vouches for the work link.
 			await this.#staging.publishAs(root.layout.artifact(path));
 			// Acknowledged from here on: the link is durable, so the version ends up in the store.
 			await placeWorkLink(root, path);
 			await removeMarker(root, path);
 		} finally {
-			// Whoever closes a file without a name last waits until its blocks are free, a fifth of a second a GiB: not the client.
 			replaced?.handle.close().catch(() => undefined);
 		}
 		return { path, size: this.size, sha256: this.#digest, mtime };

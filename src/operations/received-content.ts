@@ -21,6 +21,7 @@ export class ReceivedContent {
 	readonly #hash: Hash | undefined;
 	readonly #writer: ChunkWriter;
 	#size = 0;
+	#whole = false;
 
 	constructor(path: ArtifactPath, handle: FileHandle, { limit, hash, sync }: ReceivedContentOptions) {
 		this.#path = path;
@@ -49,6 +50,7 @@ export class ReceivedContent {
 	/** Resolves when all of it is written; not yet synced. @throws S3proxyError `disk-full`, `io` */
 	async end(): Promise<void> {
 		await this.#writer.end().catch(this.#explain);
+		this.#whole = true;
 	}
 
 	/** Resolves when nothing is being written any more, whatever came of it. */
@@ -56,14 +58,19 @@ export class ReceivedContent {
 		await this.#writer.idle();
 	}
 
-	/** Bytes taken. */
+	/** Whether all of it is written. */
+	get isWhole(): boolean {
+		return this.#whole;
+	}
+
+	/** Bytes that have come. */
 	get size(): number {
 		return this.#size;
 	}
 
-	/** After the end: lower-case hex; undefined when it was not wanted. */
+	/** Once, after the end: lower-case hex; undefined when it was not wanted. */
 	digest(): string | undefined {
-		return this.#hash?.copy().digest('hex');
+		return this.#hash?.digest('hex');
 	}
 
 	readonly #explain = (error: unknown): never => {

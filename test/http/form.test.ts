@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { expect } from 'chai';
 import fc from 'fast-check';
 import { deferred } from '../../src/http/deferred.ts';
-import { readForm } from '../../src/http/multipart.ts';
+import { ClientGone, readForm } from '../../src/http/multipart.ts';
 import { BOUNDARY, FORM, file, form, raw, until } from '../support/serve.ts';
 
 /** How many chunks the sink takes before it wants to be waited for. */
@@ -88,5 +88,38 @@ describe('a form', () => {
 			}),
 			{ numRuns: 200 },
 		);
+	});
+
+	it('that its client has left is not read on when the disk has room again', async () => {
+		const room = deferred<void>();
+		const full = deferred<void>();
+		const read = deferred<{ request: IncomingMessage; error: unknown }>();
+		const sink = {
+			take: () => {
+				full.resolve();
+				return false;
+			},
+			room: () => room.promise,
+			end: async () => undefined,
+		};
+		const server = createServer((request) => {
+			const options = { limit: 2 ** 30, tooLarge: () => new Error('too large'), idleTimeout: 60, onFile: () => sink };
+			readForm(request, BOUNDARY, options).catch((error: unknown) => read.resolve({ request, error }));
+		}).listen(0, '127.0.0.1');
+		await once(server, 'listening');
+		const { port } = server.address() as AddressInfo;
+		const head = `POST / HTTP/1.1\r\nHost: x\r\nContent-Type: ${FORM['Content-Type']}\r\nContent-Length: 1000000\r\n\r\n`;
+		const { socket } = await raw(`http://127.0.0.1:${port}`, head);
+		const body = form(file(Buffer.alloc(1000, 'content ')));
+		socket.write(body.subarray(0, body.length - 200));
+		await full.promise;
+		socket.destroy();
+		const { request, error } = await read.promise;
+		expect(error).to.be.instanceOf(ClientGone);
+		room.resolve();
+		await room.promise;
+		await new Promise(setImmediate);
+		expect(request.isPaused()).to.equal(true);
+		server.close();
 	});
 });
