@@ -9,7 +9,7 @@ import { explain, S3proxyError } from '../errors.js';
 import { type ArtifactPath, artifactPathIfValid } from '../state/artifact-path.js';
 import { isSameFile, lookUp, type OpenArtifact, openArtifact, versionOf } from '../state/artifacts.js';
 import type { PathLock } from '../state/held-lock.js';
-import { publishPlain, publishSealed, relinkIfOther } from '../state/sealed.js';
+import { publishPlain, publishSealed, vouched } from '../state/sealed.js';
 import { STAGING_NAME, Staging } from '../state/staging.js';
 import { walk } from '../state/walk.js';
 import { hasWorkLink, removeWorkLink } from '../state/work-links.js';
@@ -74,9 +74,6 @@ async function encryptOne(context: Context, pool: SealPool, key: Key, path: Arti
 			context.progress.expect(1, size);
 			if (context.config.encryption) await seal(context, pool, key, path, artifact, lock);
 			else await passOn(context, key, path, artifact, lock);
-			// Done: what waits now is the file in encrypted/.
-			await removeWorkLink(root, path);
-			await relinkIfOther(root, path, versionOf(artifact.stats));
 			return size;
 		} finally {
 			await artifact.handle.close();
@@ -121,9 +118,7 @@ async function seal(
 		// Tells the version that was sealed; upload says it to the store.
 		object.setVersion(versionOf(artifact.stats));
 		await object.syncData();
-		assertUnchanged(context, path, artifact);
-		lock.assertHeld();
-		await publishSealed(root, { keyId: key.id, path }, object, iv);
+		await finish(context, path, artifact, lock, () => publishSealed(root, { keyId: key.id, path }, object, iv));
 	} catch (error) {
 		growth.stop();
 		await object.drop();
@@ -170,13 +165,28 @@ async function passOn(
 	lock: PathLock,
 ): Promise<void> {
 	try {
-		assertUnchanged(context, path, artifact);
-		lock.assertHeld();
-		await publishPlain(context.root, { keyId: key.id, path });
+		await finish(context, path, artifact, lock, () => publishPlain(context.root, { keyId: key.id, path }));
 		context.progress.advance(0, artifact.stats.size);
 	} catch (error) {
 		throw explain(error, `passing ${path} on`);
 	}
+}
+
+/** The last step: what waits from here on is the file in encrypted/. */
+async function finish(
+	context: Context,
+	path: ArtifactPath,
+	artifact: OpenArtifact,
+	lock: PathLock,
+	publish: () => Promise<void>,
+): Promise<void> {
+	const { root } = context;
+	await vouched(root, path, versionOf(artifact.stats), async () => {
+		assertUnchanged(context, path, artifact);
+		lock.assertHeld();
+		await publish();
+		await removeWorkLink(root, path);
+	});
 }
 
 /** A fence: the name still is the file that was read. One that is gone is none: then this is its only copy. */

@@ -9,10 +9,10 @@ import { artifactPathIfValid } from '../state/artifact-path.js';
 import { lookUp, versionOf } from '../state/artifacts.js';
 import { walkLocks } from '../state/lock-walk.js';
 import { removeMarker } from '../state/markers.js';
-import { openSealed, relinkIfOther, removeOrphanSidecar, walkSealed } from '../state/sealed.js';
+import { openSealed, relinkIfOther, removeOrphanSidecar, vouched, walkSealed } from '../state/sealed.js';
 import { discardStaging, isAbandonedStaging, STAGING_NAME } from '../state/staging.js';
 import { entriesOf, pruneBelow, walk } from '../state/walk.js';
-import { hasWorkLink, placeWorkLink, removeWorkLink } from '../state/work-links.js';
+import { hasWorkLink, pathOfVoucher, placeWorkLink, removeWorkLink } from '../state/work-links.js';
 
 export interface Finding {
 	/** What was found: the step's word for it. */
@@ -35,10 +35,13 @@ interface Step {
 }
 
 /** The part that `serve` runs when it starts. */
-const MARKERS: Step = { name: 'markers', find: mendMarkers };
+const MARKERS: readonly Step[] = [
+	{ name: 'markers', find: mendMarkers },
+	{ name: 'vouchers', find: mendVouchers },
+];
 
 const STEPS: readonly Step[] = [
-	MARKERS,
+	...MARKERS,
 	{ name: 'staging', find: removeStaging },
 	{ name: 'work links', find: removeDanglingLinks },
 	{ name: 'sealed', find: mendSealed },
@@ -60,9 +63,9 @@ export function repair(
 	return runSteps(context, STEPS, report, options.dryRun);
 }
 
-/** Makes the work links of ingests that died after their publish: nothing that readers can see may wait for nobody. */
+/** Makes the work links of what died after a publish, or amid a removal: nothing that readers can see may wait for nobody. */
 export function repairMarkers(context: Context, report: (finding: Finding) => void): Promise<Repaired> {
-	return runSteps(context, [MARKERS], report, false);
+	return runSteps(context, MARKERS, report, false);
 }
 
 async function runSteps(
@@ -98,7 +101,7 @@ async function* mendMarkers(context: Context, dryRun: boolean): AsyncGenerator<F
 		if (path === undefined || !entry.isFile()) continue;
 		const where = join('uploading', name);
 		const published = lookUp(root, path) !== undefined;
-		const done = published ? 'made the work link' : 'removed; its artifact was never published';
+		const done = published ? 'made the work link' : 'removed; there is no artifact of that name';
 		if (dryRun) {
 			yield { what: 'marker', where, done: `would have: ${done}` };
 			continue;
@@ -109,9 +112,28 @@ async function* mendMarkers(context: Context, dryRun: boolean): AsyncGenerator<F
 			const here = lookUp(root, path) !== undefined;
 			if (here) await placeWorkLink(root, path);
 			await removeMarker(root, path);
-			return here ? 'made the work link' : 'removed; its artifact was never published';
+			return here ? 'made the work link' : 'removed; there is no artifact of that name';
 		});
 		if (found !== undefined) yield { what: 'marker', where, done: found };
+	}
+}
+
+async function* mendVouchers(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
+	const { root } = context;
+	const { layout } = root;
+	for await (const { path: name, entry } of walk(layout.toEncrypt)) {
+		const voucher = join(layout.toEncrypt, name);
+		if (!entry.isSymbolicLink() || !STAGING_NAME.test(entry.name)) continue;
+		const stats = lstatIfThere(voucher);
+		if (stats === undefined || !isAbandonedStaging(entry.name, stats.mtimeMs)) continue;
+		const path = await pathOfVoucher(root, voucher);
+		const here = path !== undefined && lookUp(root, path) !== undefined;
+		if (!dryRun) {
+			if (here) await root.locks.withPath(path, context.abandon, () => placeWorkLink(root, path));
+			await discardStaging(voucher, layout.toEncrypt);
+		}
+		const done = did(dryRun, here ? 'made the work link' : 'removed; there is no artifact of that name');
+		yield { what: 'voucher', where: join('to_encrypt', name), done };
 	}
 }
 
@@ -151,7 +173,7 @@ async function* removeDanglingLinks(context: Context, dryRun: boolean): AsyncGen
 			dryRun ||
 			(await root.locks.withPath(path, context.abandon, async () => {
 				if (!(await dangles())) return false;
-				await removeWorkLink(root, path);
+				await vouched(root, path, 0, () => removeWorkLink(root, path));
 				return true;
 			}));
 		if (removed) yield { what: 'work link to nothing', where: join('to_encrypt', name), done: did(dryRun, 'removed') };

@@ -9,7 +9,7 @@ import { isSameFile, lookUp, type OpenArtifact, versionOf } from './artifacts.js
 import type { Root } from './root.js';
 import { discardStaging, publishByRename, type Staging, stagingName } from './staging.js';
 import { entriesOf, walk } from './walk.js';
-import { hasWorkLink, placeWorkLink } from './work-links.js';
+import { hasWorkLink, placeVoucher, placeWorkLink } from './work-links.js';
 
 const KEY_ID = /^[0-9a-f]{40}$/;
 
@@ -129,12 +129,32 @@ export async function removeOrphanSidecar(root: Root, name: SealedName, dryRun: 
 export async function removeUploaded(root: Root, name: SealedName, uploaded: Stats): Promise<void> {
 	const now = statSealed(root, name);
 	if (now !== undefined && isSameFile(now, uploaded)) {
-		await unlink(root.layout.sealed(name.keyId, name.path));
-		await removeSidecar(root, name);
-		await relinkIfOther(root, name.path, versionOf(uploaded));
+		await vouched(root, name.path, versionOf(uploaded), async () => {
+			await unlink(root.layout.sealed(name.keyId, name.path));
+			await removeSidecar(root, name);
+		});
 	} else if (now === undefined) {
 		const current = lookUp(root, name.path);
 		if (current !== undefined && versionOf(current) >= versionOf(uploaded)) await placeWorkLink(root, name.path);
+	}
+}
+
+/**
+ * Runs `remove`, which takes away that a version of `path` waits, then looks whether it was the one that was `handled`. Who
+ * has lost the lock may take away another one's, and be killed before that look: then a voucher is left, and repair looks.
+ */
+export async function vouched(
+	root: Root,
+	path: ArtifactPath,
+	handled: number,
+	remove: () => Promise<void>,
+): Promise<void> {
+	const voucher = await placeVoucher(root, path);
+	try {
+		await remove();
+	} finally {
+		await relinkIfOther(root, path, handled);
+		await unlinkIfThere(voucher);
 	}
 }
 

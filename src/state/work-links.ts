@@ -1,11 +1,14 @@
-/** `to_encrypt/`: a symlink for every artifact that waits for encryption. */
+/**
+ * `to_encrypt/`: a symlink for every artifact that waits for encryption. And vouchers: the same symlink under a staging name,
+ * while a process takes away what says that a version waits.
+ */
 
 import { readlink, symlink } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 import { inDirectory, isErrno, lstatIfThere, syncDirectory, unlinkIfThere } from '../fs/durable.js';
-import type { ArtifactPath } from './artifact-path.js';
+import { type ArtifactPath, artifactPathIfValid } from './artifact-path.js';
 import type { Root } from './root.js';
-import { publishSymlink } from './staging.js';
+import { publishSymlink, stagingName } from './staging.js';
 
 /** Says that `path` waits for encryption; durable when it returns. One that is there already is left as it is. */
 export async function placeWorkLink(root: Root, path: ArtifactPath): Promise<void> {
@@ -28,4 +31,26 @@ export async function removeWorkLink(root: Root, path: ArtifactPath): Promise<vo
 
 export function hasWorkLink(root: Root, path: ArtifactPath): boolean {
 	return lstatIfThere(root.layout.workLink(path))?.isSymbolicLink() ?? false;
+}
+
+/**
+ * Says that somebody has to look whether `path` waits, should this process die. Not made durable: what it stands for is not
+ * either.
+ * @returns its file, which is to be removed
+ */
+export async function placeVoucher(root: Root, path: ArtifactPath): Promise<string> {
+	const voucher = stagingName(dirname(root.layout.workLink(path)));
+	await inDirectory(dirname(voucher), root.sync, () => symlink(root.layout.artifact(path), voucher));
+	return voucher;
+}
+
+/** The path that a voucher stands for; undefined when it is none. Its own place is looked at: a root may have been moved. */
+export async function pathOfVoucher(root: Root, voucher: string): Promise<ArtifactPath | undefined> {
+	try {
+		const name = basename(await readlink(voucher));
+		return artifactPathIfValid(join(relative(root.layout.toEncrypt, dirname(voucher)), name));
+	} catch (error) {
+		if (isErrno(error, 'ENOENT', 'EINVAL')) return undefined;
+		throw error;
+	}
 }

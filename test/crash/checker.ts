@@ -1,7 +1,7 @@
 /** What must hold of a root after anything has happened to it (docs/state.md). */
 
 import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, utimesSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { expect } from 'chai';
 import { recordedOwner } from '../../src/state/lock-record.js';
 import { walkLocks } from '../../src/state/lock-walk.js';
@@ -65,6 +65,14 @@ function assertCredentials(root: string): void {
 	expect(readFileSync(file, 'utf8'), 'auth').to.match(/^first:sha256\$\S+\n(?:second:sha256\$\S+\n)*$/);
 }
 
+/** A dead process's word that somebody has to look whether it waits. */
+function hasVoucher(root: string, path: string): boolean {
+	const directory = dirname(join(root, 'to_encrypt', path));
+	const names = existsSync(directory) ? readdirSync(directory) : [];
+	const vouchers = names.filter((name) => STAGING_NAME.test(name)).map((name) => join(directory, name));
+	return vouchers.some((voucher) => readlinkSync(voucher) === join(root, 'uploads', path));
+}
+
 const mtimeOf = (file: string) => Math.round(lstatSync(file).mtimeMs);
 
 /** What is wrong with the state that `path` is in; undefined: it is one of the table. */
@@ -72,7 +80,7 @@ async function illegality({ root, built }: Stage, path: string): Promise<string 
 	const artifact = join(root, 'uploads', path);
 	const link = lstatSync(join(root, 'to_encrypt', path), { throwIfNoEntry: false })?.isSymbolicLink() ?? false;
 	if (!existsSync(artifact)) return link ? 'a work link to nothing' : undefined;
-	if (link || existsSync(join(root, 'uploading', path))) return undefined;
+	if (link || hasVoucher(root, path) || existsSync(join(root, 'uploading', path))) return undefined;
 	const version = mtimeOf(artifact);
 	const encrypted = join(root, 'encrypted');
 	const sealed = (existsSync(encrypted) ? readdirSync(encrypted) : [])

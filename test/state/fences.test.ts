@@ -6,7 +6,7 @@ import { openArtifact } from '../../src/state/artifacts.js';
 import { Layout } from '../../src/state/layout.js';
 import { Locks } from '../../src/state/locks.js';
 import type { Root } from '../../src/state/root.js';
-import { openSealed, publishPlain, relinkIfOther, removeUploaded } from '../../src/state/sealed.js';
+import { openSealed, publishPlain, relinkIfOther, removeUploaded, vouched } from '../../src/state/sealed.js';
 import { isAbandonedStaging, Staging } from '../../src/state/staging.js';
 import { placeWorkLink, removeWorkLink } from '../../src/state/work-links.js';
 import { openBuilt } from '../support/built.js';
@@ -65,6 +65,28 @@ describe('after encrypt has removed a work link', () => {
 			expect(links(root)).to.deep.equal([]);
 		});
 	}
+});
+
+describe('while that is removed which says that a version waits', () => {
+	it('a voucher is there, and afterwards a work link for what has come meanwhile', async () => {
+		const root = newRoot();
+		put(root.layout.artifact(path), 'one', FIRST);
+		await vouched(root, path, FIRST, async () => {
+			expect(treeOf(root.layout.root, 'to_encrypt').join()).to.match(/\.s3proxy-\S+ -> <root>\/uploads\/d\/x/);
+			expect(links(root)).to.have.length(1);
+			put(root.layout.artifact(path), 'two', SECOND);
+		});
+		expect(links(root)).to.deep.equal([LINK]);
+	});
+
+	it('a removal that fails leaves no voucher', async () => {
+		const root = newRoot();
+		put(root.layout.artifact(path), 'one', FIRST);
+		const failure = new Error('EIO');
+		const thrown = await vouched(root, path, FIRST, () => Promise.reject(failure)).catch((error: unknown) => error);
+		expect(thrown).to.equal(failure);
+		expect(links(root)).to.deep.equal([]);
+	});
 });
 
 describe('after upload has put an object', () => {

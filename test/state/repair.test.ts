@@ -52,10 +52,35 @@ const CASES: Case[] = [
 			make(root, `uploading/d/${DEAD}`, 'half');
 		},
 		finds: [
-			'marker: uploading/d/x: removed; its artifact was never published',
+			'marker: uploading/d/x: removed; there is no artifact of that name',
 			`staging: uploading/d/${DEAD}: removed`,
 		],
 		removes: ['uploading/d/x', `uploading/d/${DEAD}`],
+	},
+	{
+		what: 'a voucher of the dead, whose artifact is here: makes the work link',
+		make: (root) => {
+			make(root, 'uploads/d/x', 'content');
+			mkdirSync(join(root, 'to_encrypt/d'), { recursive: true });
+			symlinkSync(join(root, 'uploads/d/x'), join(root, `to_encrypt/d/${DEAD}`));
+		},
+		finds: [`voucher: to_encrypt/d/${DEAD}: made the work link`],
+		leaves: [`to_encrypt/${LINK}`, 'uploads/d/x'],
+		removes: [`to_encrypt/d/${DEAD}`],
+	},
+	{
+		what: 'a voucher of the dead in a root that was moved, and one whose artifact is gone',
+		make: (root) => {
+			make(root, 'uploads/d/x', 'content');
+			mkdirSync(join(root, 'to_encrypt/d'), { recursive: true });
+			mkdirSync(join(root, 'to_encrypt/e'), { recursive: true });
+			for (const area of ['d', 'e']) symlinkSync(`/moved/uploads/${area}/x`, join(root, `to_encrypt/${area}/${DEAD}`));
+		},
+		finds: [
+			`voucher: to_encrypt/d/${DEAD}: made the work link`,
+			`voucher: to_encrypt/e/${DEAD}: removed; there is no artifact of that name`,
+		],
+		leaves: [`to_encrypt/${LINK}`, 'uploads/d/x'],
 	},
 	{
 		what: 'staging of the dead, wherever it may be',
