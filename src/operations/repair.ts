@@ -5,14 +5,17 @@ import type { Context } from '../context.js';
 import { explain, isS3proxyError, type S3proxyError } from '../errors.js';
 import { lstatIfThere } from '../fs/durable.js';
 import { describeError } from '../log.js';
-import { artifactPathIfValid } from '../state/artifact-path.js';
+import { type ArtifactPath, artifactPathIfValid } from '../state/artifact-path.js';
 import { lookUp, versionOf } from '../state/artifacts.js';
+import { returnTaken, takenByEvict } from '../state/eviction.js';
 import { walkLocks } from '../state/lock-walk.js';
 import { removeMarker } from '../state/markers.js';
 import { openSealed, relinkIfOther, removeOrphanSidecar, vouched, walkSealed } from '../state/sealed.js';
 import { discardStaging, isAbandonedStaging, STAGING_NAME } from '../state/staging.js';
 import { entriesOf, pruneBelow, walk } from '../state/walk.js';
 import { hasWorkLink, pathOfVoucher, placeWorkLink, removeWorkLink } from '../state/work-links.js';
+
+import { locate } from './locate.js';
 
 export interface Finding {
 	/** What was found: the step's word for it. */
@@ -38,6 +41,7 @@ interface Step {
 const MARKERS: readonly Step[] = [
 	{ name: 'markers', find: mendMarkers },
 	{ name: 'vouchers', find: mendVouchers },
+	{ name: 'evictions', find: mendEvictions },
 ];
 
 const STEPS: readonly Step[] = [
@@ -135,6 +139,35 @@ async function* mendVouchers(context: Context, dryRun: boolean): AsyncGenerator<
 		const done = did(dryRun, here ? 'made the work link' : 'removed; there is no artifact of that name');
 		yield { what: 'voucher', where: join('to_encrypt', name), done };
 	}
+}
+
+/** An evict that had lost its lock may have taken a version that is nowhere else. */
+async function* mendEvictions(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
+	const { root } = context;
+	for await (const { path: name, entry } of walk(root.layout.toDecrypt)) {
+		const taken = join(root.layout.toDecrypt, name);
+		const stats = lstatIfThere(taken);
+		if (stats === undefined || !STAGING_NAME.test(entry.name) || !isAbandonedStaging(entry.name, stats.mtimeMs))
+			continue;
+		const path = takenByEvict(root, taken);
+		if (path === undefined) continue;
+		const returned = await root.locks.withPath(path, context.abandon, async () => {
+			if (await isElsewhere(context, path, versionOf(stats))) return false;
+			if (!dryRun) await returnTaken(root, path, taken);
+			return true;
+		});
+		// Otherwise it is staging like any other.
+		if (returned)
+			yield { what: 'version that evict took', where: join('to_decrypt', name), done: did(dryRun, 'put back') };
+	}
+}
+
+/** Whether this version of an artifact, or a newer one, can be had without what evict has taken. */
+async function isElsewhere(context: Context, path: ArtifactPath, version: number): Promise<boolean> {
+	const here = lookUp(context.root, path);
+	if (here !== undefined) return versionOf(here) >= version;
+	const newest = await locate(context, path);
+	return newest !== undefined && newest.kind !== 'uploads' && newest.version >= version;
 }
 
 async function* removeStaging(context: Context, dryRun: boolean): AsyncGenerator<Finding> {

@@ -1,16 +1,16 @@
 /** Taking a local copy away. */
 
 import { link, rename } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { dirname, relative } from 'node:path';
 import { inDirectory, isErrno, lstatIfThere } from '../fs/durable.js';
-import type { ArtifactPath } from './artifact-path.js';
+import { type ArtifactPath, artifactPathIfValid } from './artifact-path.js';
 import { isSameFile, type OpenArtifact } from './artifacts.js';
 import type { PathLock } from './held-lock.js';
 import type { Root } from './root.js';
 import { keyIdsInEncrypted } from './sealed.js';
-import { Staging } from './staging.js';
+import { discardStaging, publishByRename, SERVED_DIRECTORY, stagingName } from './staging.js';
 import { pruneUpwards } from './walk.js';
-import { hasWorkLink } from './work-links.js';
+import { hasWorkLink, placeWorkLink } from './work-links.js';
 
 /** Which stage has not come to its end for `path`; undefined when none is under way. In the order in which an artifact goes through them. */
 export async function stageAhead(root: Root, path: ArtifactPath): Promise<'ingest' | 'encrypt' | 'upload' | undefined> {
@@ -24,7 +24,8 @@ export async function stageAhead(root: Root, path: ArtifactPath): Promise<'inges
 
 /**
  * Removes an artifact from `uploads/`, under the path's lock, if the name still is the file that is held open. It is taken
- * away before it is looked at: between a look and an unlink, whoever took a lost lock could publish another version.
+ * away before it is looked at: between a look and an unlink, whoever took a lost lock could publish another version. Who
+ * is killed before that look leaves it in staging: `takenByEvict`.
  * @returns false when it is another file, or waits for a stage again; then it is left, or put back
  */
 export async function removeArtifact(
@@ -33,26 +34,26 @@ export async function removeArtifact(
 	{ stats }: OpenArtifact,
 	lock: PathLock,
 ): Promise<boolean> {
-	const artifact = root.layout.artifact(path);
-	const taken = await Staging.create(root, root.layout.toDecrypt, root.layout.fetchStaging(path));
+	const { layout } = root;
+	const artifact = layout.artifact(path);
+	const taken = stagingName(layout.evictStaging(path));
+	lock.assertHeld();
 	try {
-		lock.assertHeld();
-		await rename(artifact, taken.file);
+		await inDirectory(dirname(taken), root.sync, () => rename(artifact, taken));
 	} catch (error) {
-		await taken.drop();
+		await discardStaging(taken, layout.toDecrypt);
 		if (isErrno(error, 'ENOENT', 'ENOTDIR')) return false;
 		throw error;
 	}
-	await taken.close();
 	let isOurs = false;
 	try {
-		const now = lstatIfThere(taken.file);
+		const now = lstatIfThere(taken);
 		isOurs = now !== undefined && isSameFile(now, stats) && (await stageAhead(root, path)) === undefined;
 	} finally {
 		// Also when a look has failed: this may be another version's only copy. What cannot be put back stays in staging.
-		if (!isOurs) await putBack(root, taken.file, artifact);
-		await taken.drop();
-		await pruneUpwards(dirname(artifact), root.layout.uploads);
+		if (!isOurs) await putBack(root, taken, artifact);
+		await discardStaging(taken, layout.toDecrypt);
+		await pruneUpwards(dirname(artifact), layout.uploads);
 	}
 	return isOurs;
 }
@@ -60,8 +61,21 @@ export async function removeArtifact(
 /** Unless a newer version has the name by now. */
 async function putBack(root: Root, taken: string, artifact: string): Promise<void> {
 	try {
-		await inDirectory(dirname(artifact), root.sync, () => link(taken, artifact));
+		await inDirectory(dirname(artifact), root.sync, () => link(taken, artifact), SERVED_DIRECTORY);
 	} catch (error) {
 		if (!isErrno(error, 'EEXIST')) throw error;
 	}
+}
+
+/** The artifact whose version a file in `to_decrypt/` is, whole, because an evict took it there; undefined when it is a download. */
+export function takenByEvict(root: Root, file: string): ArtifactPath | undefined {
+	const path = artifactPathIfValid(relative(root.layout.toDecrypt, dirname(file)));
+	// A directory of artifacts has no lock file.
+	return path !== undefined && lstatIfThere(root.layout.lock('path', path).file)?.isFile() ? path : undefined;
+}
+
+/** Puts back what an evict that died has taken, under the path's lock, and has it encrypted: whether it was, nobody knows. */
+export async function returnTaken(root: Root, path: ArtifactPath, taken: string): Promise<void> {
+	await publishByRename(root, taken, root.layout.artifact(path), SERVED_DIRECTORY);
+	await placeWorkLink(root, path);
 }

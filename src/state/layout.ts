@@ -86,6 +86,11 @@ export class Layout {
 		return dirname(join(this.toDecrypt, path));
 	}
 
+	/** Below the artifact's own name: what an evict that died has left there tells whose it is. */
+	evictStaging(path: ArtifactPath): string {
+		return join(this.toDecrypt, path);
+	}
+
 	lock(kind: LockKind, path: ArtifactPath): LockNames {
 		const file = join(this.locks, path);
 		const own = join(dirname(file), `${RESERVED_PREFIX}${kind}-${lockHash(basename(path))}`);

@@ -15,6 +15,7 @@ const UNKNOWN_OWNER_MS = 24 * 60 * 60 * 1000;
 
 /** Mode of what nginx serves: it runs as another user, whatever our umask is. */
 const SERVED = 0o644;
+export const SERVED_DIRECTORY = 0o755;
 
 /** A name in `directory` that no process has used or will use. */
 export function stagingName(directory: string): string {
@@ -44,7 +45,7 @@ export class Staging {
 		this.file = file;
 		this.handle = handle;
 		// nginx has to get as far as the file.
-		this.#directoryMode = mode === SERVED ? 0o755 : undefined;
+		this.#directoryMode = mode === SERVED ? SERVED_DIRECTORY : undefined;
 	}
 
 	/**
@@ -137,9 +138,12 @@ export class Staging {
 	}
 }
 
-/** `rename` with its directories, durable when it returns. The one place that replaces a name below the root. */
-export async function publishByRename(root: Root, from: string, to: string): Promise<void> {
-	await inDirectory(dirname(to), root.sync, () => rename(from, to));
+/**
+ * `rename` with its directories, durable when it returns. The one place that replaces a name below the root.
+ * @param directoryMode of directories that are made; undefined: as the umask has it
+ */
+export async function publishByRename(root: Root, from: string, to: string, directoryMode?: number): Promise<void> {
+	await inDirectory(dirname(to), root.sync, () => rename(from, to), directoryMode);
 	if (root.sync) await syncDirectory(dirname(to));
 }
 

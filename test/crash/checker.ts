@@ -73,13 +73,19 @@ function hasVoucher(root: string, path: string): boolean {
 	return vouchers.some((voucher) => readlinkSync(voucher) === join(root, 'uploads', path));
 }
 
+/** An evict that died has it. */
+function isTakenByEvict(root: string, path: string): boolean {
+	const directory = join(root, 'to_decrypt', path);
+	return existsSync(directory) && readdirSync(directory).some((name) => STAGING_NAME.test(name));
+}
+
 const mtimeOf = (file: string) => Math.round(lstatSync(file).mtimeMs);
 
 /** What is wrong with the state that `path` is in; undefined: it is one of the table. */
 async function illegality({ root, built }: Stage, path: string): Promise<string | undefined> {
 	const artifact = join(root, 'uploads', path);
 	const link = lstatSync(join(root, 'to_encrypt', path), { throwIfNoEntry: false })?.isSymbolicLink() ?? false;
-	if (!existsSync(artifact)) return link ? 'a work link to nothing' : undefined;
+	if (!existsSync(artifact)) return link && !isTakenByEvict(root, path) ? 'a work link to nothing' : undefined;
 	if (link || hasVoucher(root, path) || existsSync(join(root, 'uploading', path))) return undefined;
 	const version = mtimeOf(artifact);
 	const encrypted = join(root, 'encrypted');

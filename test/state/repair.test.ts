@@ -1,4 +1,4 @@
-import { existsSync, linkSync, mkdirSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import { existsSync, linkSync, mkdirSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expect } from 'chai';
 import { artifactPath } from '../../src/state/artifact-path.js';
@@ -236,5 +236,48 @@ describe('repair finds', () => {
 		expect(await built.repair()).to.include('marker: uploading/d/x: made the work link');
 		rmSync(join(root, 'uploading'), { recursive: true });
 		expect(await built.repair()).to.deep.equal([]);
+	});
+
+	describe('what an evict that died has taken', () => {
+		const TAKEN = `to_decrypt/d/x/${DEAD}`;
+
+		/** The store has a version, and evict has taken one that is `older` or newer by so many milliseconds. */
+		async function taken(difference: number) {
+			const root = makeRoot();
+			const built = await openBuilt(root);
+			const version = await built.ingest('d/x', 'stored');
+			await built.encrypt();
+			await built.upload();
+			rmSync(join(root, 'uploads'), { recursive: true });
+			const file = make(root, TAKEN, 'taken');
+			utimesSync(file, (version + difference) / 1000, (version + difference) / 1000);
+			return { root, built };
+		}
+
+		it('and that is nowhere else: puts it back, and has it encrypted', async () => {
+			const { root, built } = await taken(1000);
+			expect(await built.repair()).to.include(`version that evict took: ${TAKEN}: put back`);
+			expect(readFileSync(join(root, 'uploads/d/x'), 'utf8')).to.equal('taken');
+			expect(treeOf(root, 'to_encrypt')).to.include(LINK);
+			expect(await built.repair()).to.deep.equal([]);
+		});
+
+		it('also when an older version was fetched meanwhile', async () => {
+			const { root, built } = await taken(1000);
+			await built.fetch('d/x');
+			expect(await built.repair()).to.include(`version that evict took: ${TAKEN}: put back`);
+			expect(readFileSync(join(root, 'uploads/d/x'), 'utf8')).to.equal('taken');
+		});
+
+		for (const [what, difference] of [
+			['the one that the store has', 0],
+			['older than that', -1000],
+		] as const) {
+			it(`and that is ${what}: removes it`, async () => {
+				const { root, built } = await taken(difference);
+				expect(await built.repair()).to.include(`staging: ${TAKEN}: removed`);
+				expect(existsSync(join(root, 'uploads/d/x'))).to.equal(false);
+			});
+		}
 	});
 });
