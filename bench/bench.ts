@@ -72,10 +72,9 @@ async function post(): Promise<void> {
 	const file = await randomFile('post', GIB);
 	const root = await makeRoot('post-root', `${FILE_STORE}listen: 127.0.0.1:0\n`);
 	const { child, ended, url } = await startServer(root);
-	// Not in turns: a round finds the memory that its own last one has freed. Freeing it is in none of the figures: the POST
-	// replaces what is there, and answers before that is freed.
+	// Not in turns: a round finds the memory that its own last one has freed.
 	const copy = await secondsEach(`cp '${file}' '${scratch}/copy' && sync '${scratch}/copy'`, `rm '${scratch}/copy'`);
-	const sent = await secondsEach(`curl -sSf -F 'file=@${file}' '${url}/big'`);
+	const sent = await secondsEach(`curl -sSf -F 'file=@${file}' '${url}/big'`, `rm '${root}/uploads/big'`);
 	child.kill('SIGTERM');
 	const used = await ended;
 	const [ratio, best] = [median(copy) / median(sent), Math.min(...copy) / Math.min(...sent)];
