@@ -56,7 +56,7 @@ into the store and back.
 - **kill**, **kill-after**: SIGKILL before the call, after the call. **kill, then repair killed**: and \`repair\` killed at a point of its own.
 - **ENOSPC** and the like: the call fails; with ENOSPC all that need space do from then on, with EROFS all; with EIO, EACCES and EMFILE a point is also a call that only looks. The outcome is the exit code, or the HTTP status.
 - **power cut**: names that were not synced are gone or there, data that was not synced is lost or zeros.
-- **held**, **overtaken**: the first command is stopped at the point while the second runs; overtaken: with its locks stale. The outcome is both exit codes.
+- **held**, **overtaken**: the first command is stopped at the point while the second runs; overtaken: with its locks stale. **overtaken, killed**: and the first comes no further. The outcome is both exit codes.
 - **store faults**: every fault of the proxy at every request. The outcome is \`done\` or what it failed with.
 - **soak**: everything at once. What is counted is operations; the outcome is how often each thing happened.
 
