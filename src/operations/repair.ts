@@ -14,7 +14,6 @@ import { openSealed, relinkIfOther, removeOrphanSidecar, vouched, walkSealed } f
 import { discardStaging, isAbandonedStaging, STAGING_NAME } from '../state/staging.js';
 import { entriesOf, pruneBelow, walk } from '../state/walk.js';
 import { hasWorkLink, pathOfVoucher, placeWorkLink, removeWorkLink } from '../state/work-links.js';
-
 import { locate } from './locate.js';
 
 export interface Finding {
@@ -144,21 +143,21 @@ async function* mendVouchers(context: Context, dryRun: boolean): AsyncGenerator<
 /** An evict that had lost its lock may have taken a version that is nowhere else. */
 async function* mendEvictions(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
 	const { root } = context;
-	for await (const { path: name, entry } of walk(root.layout.toDecrypt)) {
-		const taken = join(root.layout.toDecrypt, name);
-		const stats = lstatIfThere(taken);
-		if (stats === undefined || !STAGING_NAME.test(entry.name) || !isAbandonedStaging(entry.name, stats.mtimeMs))
-			continue;
-		const path = takenByEvict(root, taken);
+	const { layout } = root;
+	for await (const { path: name, entry } of walk(layout.toDecrypt)) {
+		const taken = join(layout.toDecrypt, name);
+		const path = STAGING_NAME.test(entry.name) ? takenByEvict(root, taken) : undefined;
 		if (path === undefined) continue;
-		const returned = await root.locks.withPath(path, context.abandon, async () => {
-			if (await isElsewhere(context, path, versionOf(stats))) return false;
-			if (!dryRun) await returnTaken(root, path, taken);
-			return true;
+		const done = await root.locks.withPath(path, context.abandon, async () => {
+			const stats = lstatIfThere(taken);
+			if (stats === undefined || !isAbandonedStaging(entry.name, stats.mtimeMs)) return undefined;
+			const isSpare = await isElsewhere(context, path, versionOf(stats));
+			if (!dryRun && isSpare) await discardStaging(taken, layout.toDecrypt);
+			if (!dryRun && !isSpare) await returnTaken(root, path, taken);
+			return isSpare ? 'removed' : 'put back';
 		});
-		// Otherwise it is staging like any other.
-		if (returned)
-			yield { what: 'version that evict took', where: join('to_decrypt', name), done: did(dryRun, 'put back') };
+		if (done !== undefined)
+			yield { what: 'version that evict took', where: join('to_decrypt', name), done: did(dryRun, done) };
 	}
 }
 
@@ -170,11 +169,14 @@ async function isElsewhere(context: Context, path: ArtifactPath, version: number
 	return newest !== undefined && newest.kind !== 'uploads' && newest.version >= version;
 }
 
+/** But vouchers, and what evict took: if the steps for these have failed, it is left to the next repair. */
 async function* removeStaging(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
 	const { layout } = context.root;
 	for await (const { area, file } of stagingFiles(context)) {
 		const stats = lstatIfThere(file);
 		if (stats === undefined || !isAbandonedStaging(basename(file), stats.mtimeMs)) continue;
+		if (area === layout.toEncrypt && stats.isSymbolicLink()) continue;
+		if (area === layout.toDecrypt && takenByEvict(context.root, file) !== undefined) continue;
 		if (!dryRun) await discardStaging(file, area);
 		yield { what: 'staging', where: relative(layout.root, file), done: did(dryRun, 'removed') };
 	}

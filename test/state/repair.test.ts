@@ -5,7 +5,7 @@ import { artifactPath } from '../../src/state/artifact-path.js';
 import { Layout } from '../../src/state/layout.js';
 import { ownerToken } from '../../src/state/owner.js';
 import { openBuilt } from '../support/built.js';
-import { keyId, makeRoot, tree, treeOf } from '../support/cli.js';
+import { keyId, makeRoot, s3proxy, tree, treeOf } from '../support/cli.js';
 
 const DEAD = '.s3proxy-00000000-1-1-1-1';
 const LINK = 'd/x -> <root>/uploads/d/x';
@@ -269,13 +269,31 @@ describe('repair finds', () => {
 			expect(readFileSync(join(root, 'uploads/d/x'), 'utf8')).to.equal('taken');
 		});
 
+		it('stays when the store cannot say whether it has it; and so does a voucher whose lock is not free', async () => {
+			const { root } = await taken(1000);
+			const config = 'encryption: true\nfsync: false\nlock_timeout: 0\nstore: s3://none\n';
+			const s3 = 's3: {endpoint: "http://127.0.0.1:1", force_path_style: true, timeout: 1, attempts: 1}\n';
+			writeFileSync(join(root, 'config.yaml'), config + s3);
+			make(root, 'uploads/e/y', 'content');
+			mkdirSync(join(root, 'to_encrypt/e'), { recursive: true });
+			symlinkSync(join(root, 'uploads/e/y'), join(root, `to_encrypt/e/${DEAD}`));
+			const holder = await openBuilt(root);
+			await holder.context.root.locks.withPath(artifactPath('e/y'), new AbortController().signal, async () => {
+				const env = { AWS_ACCESS_KEY_ID: 'x', AWS_SECRET_ACCESS_KEY: 'y' };
+				const { code, stderr } = await s3proxy(root, ['repair'], { env });
+				expect(code, stderr).to.equal(5);
+			});
+			expect(readFileSync(join(root, TAKEN), 'utf8')).to.equal('taken');
+			expect(treeOf(root, 'to_encrypt').join()).to.contain(`e/${DEAD} -> `);
+		});
+
 		for (const [what, difference] of [
 			['the one that the store has', 0],
 			['older than that', -1000],
 		] as const) {
 			it(`and that is ${what}: removes it`, async () => {
 				const { root, built } = await taken(difference);
-				expect(await built.repair()).to.include(`staging: ${TAKEN}: removed`);
+				expect(await built.repair()).to.include(`version that evict took: ${TAKEN}: removed`);
 				expect(existsSync(join(root, 'uploads/d/x'))).to.equal(false);
 			});
 		}
