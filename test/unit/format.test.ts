@@ -714,20 +714,30 @@ describe('SealPool', () => {
 		fsync?: boolean;
 	}
 
-	/** Seals `plain` through files and returns what the pool says and the object. */
-	async function seal(plain: Buffer, name: string, attempt: Attempt = {}) {
+	/** A job for the pool, whose files are open. */
+	function openJob(plain: Buffer, name: string, attempt: Attempt = {}) {
 		const sourceFile = join(directory, name);
 		const targetFile = attempt.target ?? join(directory, `${name}.sealed`);
 		writeFileSync(sourceFile, plain);
 		const sourceFd = openSync(sourceFile, 'r');
 		const targetFd = openSync(targetFile, attempt.targetFlags ?? 'w');
+		const { size = plain.length, path = name, material = IKM, fsync = false } = attempt;
+		return { targetFile, job: { sourceFd, targetFd, size, material, path, fsync } };
+	}
+
+	function closeJob({ sourceFd, targetFd }: { sourceFd: number; targetFd: number }): void {
+		closeSync(sourceFd);
+		closeSync(targetFd);
+	}
+
+	/** Seals `plain` through files and returns what the pool says and the object. */
+	async function seal(plain: Buffer, name: string, attempt: Attempt = {}) {
+		const { targetFile, job } = openJob(plain, name, attempt);
 		try {
-			const { size = plain.length, path = name, material = IKM, fsync = false } = attempt;
-			const result = await pool.sealFile({ sourceFd, targetFd, size, material, path, fsync });
+			const result = await pool.sealFile(job);
 			return { ...result, object: readFileSync(targetFile) };
 		} finally {
-			closeSync(sourceFd);
-			closeSync(targetFd);
+			closeJob(job);
 		}
 	}
 
@@ -808,10 +818,12 @@ describe('SealPool', () => {
 	});
 
 	it('stops at once when it is closed', async () => {
-		const names = ['a', 'b', 'c', 'd'];
-		const outcomes = names.map((name) => rejection(seal(pattern(20 * LARGE), name)));
+		// All are made before the first begins: it would have ended while the others were written.
+		const jobs = ['a', 'b', 'c', 'd'].map((name) => openJob(pattern(20 * LARGE), name).job);
+		const outcomes = jobs.map((job) => rejection(pool.sealFile(job)));
 		await pool.close();
 		for (const error of await Promise.all(outcomes)) expect(hasCode(error, 'stopping')).to.equal(true);
+		jobs.forEach(closeJob);
 		expect(hasCode(await rejection(seal(pattern(1), 'e')), 'stopping')).to.equal(true);
 	});
 
