@@ -5,8 +5,11 @@ import { explain, isS3proxyError, type S3proxyError } from '../errors.js';
 import { describeError, type Log } from '../log.js';
 import { type Exchange, isFromEdge, targetOfRequest } from './exchange.js';
 
-/** How much is still taken from a client that has its answer and sends on: ordinary clients see the answer meanwhile. */
-const LINGER_BYTES = 4 * 2 ** 20;
+/**
+ * How much is still taken from a client that has its answer and sends on: ordinary clients see the answer meanwhile. More than
+ * the kernel's buffers between us hold: what was in them before the answer may not be all that is read after it.
+ */
+const LINGER_BYTES = 64 * 2 ** 20;
 export const LINGER_MS = 2000;
 /** What a client that may not upload is asked for. */
 const CHALLENGE = 'Bearer realm="s3proxy", Basic realm="s3proxy"';
