@@ -76,6 +76,7 @@ export function takenByEvict(root: Root, file: string): ArtifactPath | undefined
 
 /** Puts back what an evict that died has taken, under the path's lock, and has it encrypted: whether it was, nobody knows. */
 export async function returnTaken(root: Root, path: ArtifactPath, taken: string): Promise<void> {
-	await publishByRename(root, taken, root.layout.artifact(path), SERVED_DIRECTORY);
+	// First: killed between the two, it is still taken, and the next repair comes here again.
 	await placeWorkLink(root, path);
+	await publishByRename(root, taken, root.layout.artifact(path), SERVED_DIRECTORY);
 }

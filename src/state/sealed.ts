@@ -127,16 +127,16 @@ export async function removeOrphanSidecar(root: Root, name: SealedName, dryRun: 
  * waits for the next upload. If it is gone, somebody else uploaded at the same time and nobody knows whose put came last.
  */
 export async function removeUploaded(root: Root, name: SealedName, uploaded: Stats): Promise<void> {
-	const now = statSealed(root, name);
-	if (now !== undefined && isSameFile(now, uploaded)) {
-		await vouched(root, name.path, versionOf(uploaded), async () => {
+	await vouched(root, name.path, versionOf(uploaded), async () => {
+		const now = statSealed(root, name);
+		if (now !== undefined && isSameFile(now, uploaded)) {
 			await unlink(root.layout.sealed(name.keyId, name.path));
 			await removeSidecar(root, name);
-		});
-	} else if (now === undefined) {
-		const current = lookUp(root, name.path);
-		if (current !== undefined && versionOf(current) >= versionOf(uploaded)) await placeWorkLink(root, name.path);
-	}
+		} else if (now === undefined) {
+			const current = lookUp(root, name.path);
+			if (current !== undefined && versionOf(current) >= versionOf(uploaded)) await placeWorkLink(root, name.path);
+		}
+	});
 }
 
 /**
