@@ -11,6 +11,7 @@ import { readChunks } from '../fs/chunks.js';
 import { isErrno, unlinkIfThere } from '../fs/durable.js';
 import type { ArtifactPath } from '../state/artifact-path.js';
 import { lookUp, openArtifact } from '../state/artifacts.js';
+import { returnNewer } from '../state/eviction.js';
 import type { HeldLock } from '../state/held-lock.js';
 import { openSealed } from '../state/sealed.js';
 import { Staging } from '../state/staging.js';
@@ -124,7 +125,8 @@ async function publish(context: Context, path: ArtifactPath, staging: Staging, v
 	await root.locks.withPath(path, abandon, async (lock) => {
 		if (lock.newest < version) lock.setNewest(version);
 		// A newer version came and went while this one was downloaded; one that never came to its publish does not count.
-		if (lock.newest > version && (await hasNewer(context, path, version))) throw new VersionGone();
+		if (lock.newest > version && ((await returnNewer(root, path, version)) || (await hasNewer(context, path, version))))
+			throw new VersionGone();
 		lock.assertHeld();
 		// Commit point: readers see it. A newer POST has taken the name already; then this one is dropped.
 		await staging.publishUnlessTaken(root.layout.artifact(path));

@@ -11,7 +11,7 @@ import { returnTaken, takenByEvict } from '../state/eviction.js';
 import { walkLocks } from '../state/lock-walk.js';
 import { removeMarker } from '../state/markers.js';
 import { openSealed, relinkIfOther, removeOrphanSidecar, vouched, walkSealed } from '../state/sealed.js';
-import { discardStaging, isAbandonedStaging, STAGING_NAME } from '../state/staging.js';
+import { abandonedStaging, discardStaging, STAGING_NAME } from '../state/staging.js';
 import { entriesOf, pruneBelow, walk } from '../state/walk.js';
 import { hasWorkLink, pathOfVoucher, placeWorkLink, removeWorkLink } from '../state/work-links.js';
 import { locate } from './locate.js';
@@ -126,9 +126,7 @@ async function* mendVouchers(context: Context, dryRun: boolean): AsyncGenerator<
 	const { layout } = root;
 	for await (const { path: name, entry } of walk(layout.toEncrypt)) {
 		const voucher = join(layout.toEncrypt, name);
-		if (!entry.isSymbolicLink() || !STAGING_NAME.test(entry.name)) continue;
-		const stats = lstatIfThere(voucher);
-		if (stats === undefined || !isAbandonedStaging(entry.name, stats.mtimeMs)) continue;
+		if (!entry.isSymbolicLink() || abandonedStaging(voucher) === undefined) continue;
 		const path = await pathOfVoucher(root, voucher);
 		const here = path !== undefined && lookUp(root, path) !== undefined;
 		if (!dryRun) {
@@ -149,8 +147,8 @@ async function* mendEvictions(context: Context, dryRun: boolean): AsyncGenerator
 		const path = STAGING_NAME.test(entry.name) ? takenByEvict(root, taken) : undefined;
 		if (path === undefined) continue;
 		const done = await root.locks.withPath(path, context.abandon, async () => {
-			const stats = lstatIfThere(taken);
-			if (stats === undefined || !isAbandonedStaging(entry.name, stats.mtimeMs)) return undefined;
+			const stats = abandonedStaging(taken);
+			if (stats === undefined) return undefined;
 			const isSpare = await isElsewhere(context, path, versionOf(stats));
 			if (!dryRun && isSpare) await discardStaging(taken, layout.toDecrypt);
 			if (!dryRun && !isSpare) await returnTaken(root, path, taken);
@@ -173,8 +171,8 @@ async function isElsewhere(context: Context, path: ArtifactPath, version: number
 async function* removeStaging(context: Context, dryRun: boolean): AsyncGenerator<Finding> {
 	const { layout } = context.root;
 	for await (const { area, file } of stagingFiles(context)) {
-		const stats = lstatIfThere(file);
-		if (stats === undefined || !isAbandonedStaging(basename(file), stats.mtimeMs)) continue;
+		const stats = abandonedStaging(file);
+		if (stats === undefined) continue;
 		if (area === layout.toEncrypt && stats.isSymbolicLink()) continue;
 		if (area === layout.toDecrypt && takenByEvict(context.root, file) !== undefined) continue;
 		if (!dryRun) await discardStaging(file, area);

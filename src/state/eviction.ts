@@ -1,15 +1,15 @@
 /** Taking a local copy away. */
 
 import { link, rename } from 'node:fs/promises';
-import { dirname, relative } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { inDirectory, isErrno, lstatIfThere } from '../fs/durable.js';
 import { type ArtifactPath, artifactPathIfValid } from './artifact-path.js';
-import { isSameFile, type OpenArtifact } from './artifacts.js';
+import { isSameFile, type OpenArtifact, versionOf } from './artifacts.js';
 import type { PathLock } from './held-lock.js';
 import type { Root } from './root.js';
 import { keyIdsInEncrypted } from './sealed.js';
-import { discardStaging, publishByRename, SERVED_DIRECTORY, stagingName } from './staging.js';
-import { pruneUpwards } from './walk.js';
+import { discardStaging, publishByRename, SERVED_DIRECTORY, STAGING_NAME, stagingName } from './staging.js';
+import { entriesOf, pruneUpwards } from './walk.js';
 import { hasWorkLink, placeWorkLink } from './work-links.js';
 
 /** Which stage has not come to its end for `path`; undefined when none is under way. In the order in which an artifact goes through them. */
@@ -51,20 +51,23 @@ export async function removeArtifact(
 		isOurs = now !== undefined && isSameFile(now, stats) && (await stageAhead(root, path)) === undefined;
 	} finally {
 		// Also when a look has failed: this may be another version's only copy. What cannot be put back stays in staging.
-		if (!isOurs) await putBack(root, taken, artifact);
-		await discardStaging(taken, layout.toDecrypt);
+		if (isOurs || (await putBack(root, taken, artifact))) await discardStaging(taken, layout.toDecrypt);
 		await pruneUpwards(dirname(artifact), layout.uploads);
 	}
 	return isOurs;
 }
 
-/** Unless a newer version has the name by now. */
-async function putBack(root: Root, taken: string, artifact: string): Promise<void> {
+/** @returns false when an older version has the name by now: a fetch that had lost its lock, too */
+async function putBack(root: Root, taken: string, artifact: string): Promise<boolean> {
 	try {
 		await inDirectory(dirname(artifact), root.sync, () => link(taken, artifact), SERVED_DIRECTORY);
+		return true;
 	} catch (error) {
-		if (!isErrno(error, 'EEXIST')) throw error;
+		// ENOENT: who holds the lock has put it back (`returnNewer`).
+		if (!isErrno(error, 'EEXIST', 'ENOENT')) throw error;
 	}
+	const [stats, here] = [lstatIfThere(taken), lstatIfThere(artifact)];
+	return stats === undefined || (here !== undefined && versionOf(here) >= versionOf(stats));
 }
 
 /** The artifact whose version a file in `to_decrypt/` is, whole, because an evict took it there; undefined when it is a download. */
@@ -74,9 +77,27 @@ export function takenByEvict(root: Root, file: string): ArtifactPath | undefined
 	return path !== undefined && lstatIfThere(root.layout.lock('path', path).file)?.isFile() ? path : undefined;
 }
 
-/** Puts back what an evict that died has taken, under the path's lock, and has it encrypted: whether it was, nobody knows. */
+/** Puts back what an evict has taken, under the path's lock, and has it encrypted: whether it was, nobody knows. */
 export async function returnTaken(root: Root, path: ArtifactPath, taken: string): Promise<void> {
 	// First: killed between the two, it is still taken, and the next repair comes here again.
 	await placeWorkLink(root, path);
 	await publishByRename(root, taken, root.layout.artifact(path), SERVED_DIRECTORY);
+	await pruneUpwards(dirname(taken), root.layout.toDecrypt);
+}
+
+/**
+ * Puts back, under the path's lock, a version newer than `version` that an evict has taken: dead, or one that has lost
+ * that lock and has not looked yet at what it took. Whoever has published it did so after anything the store has.
+ * @returns whether there was one
+ */
+export async function returnNewer(root: Root, path: ArtifactPath, version: number): Promise<boolean> {
+	const directory = root.layout.evictStaging(path);
+	for await (const { name } of entriesOf(directory)) {
+		const taken = join(directory, name);
+		const stats = STAGING_NAME.test(name) ? lstatIfThere(taken) : undefined;
+		if (stats === undefined || versionOf(stats) <= version) continue;
+		await returnTaken(root, path, taken);
+		return true;
+	}
+	return false;
 }

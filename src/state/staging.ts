@@ -1,9 +1,9 @@
 /** Files that nobody may see yet. Only the process that made one knows its name, so nobody else ever writes or publishes it. */
 
-import { fchmodSync, futimesSync } from 'node:fs';
+import { fchmodSync, futimesSync, type Stats } from 'node:fs';
 import { type FileHandle, link, open, rename, symlink, unlink } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
-import { inDirectory, isErrno, syncDirectory, unlinkIfThere } from '../fs/durable.js';
+import { basename, dirname, join } from 'node:path';
+import { inDirectory, isErrno, lstatIfThere, syncDirectory, unlinkIfThere } from '../fs/durable.js';
 import { RESERVED_PREFIX } from './artifact-path.js';
 import { isProvablyDead, ownerToken } from './owner.js';
 import type { Root } from './root.js';
@@ -27,6 +27,12 @@ export function isAbandonedStaging(name: string, mtimeMs: number): boolean {
 	const owner = STAGING_NAME.exec(name)?.[1];
 	if (owner === undefined) return false;
 	return isProvablyDead(owner) || mtimeMs < Date.now() - UNKNOWN_OWNER_MS;
+}
+
+/** What a process that died has left behind under such a name; undefined when it is another's, or nothing. */
+export function abandonedStaging(file: string): Stats | undefined {
+	const stats = lstatIfThere(file);
+	return stats !== undefined && isAbandonedStaging(basename(file), stats.mtimeMs) ? stats : undefined;
 }
 
 export class Staging {

@@ -1,12 +1,14 @@
 /** What the matrices have found once, each at its own point: the fast part of them may pass it over. */
 
-import { rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { expect } from 'chai';
 import { s3proxy, tree } from '../support/cli.js';
 import { send, serve } from '../support/serve.js';
-import { assertNoStagingOfTheDead, assertRepairs, assertStored } from './checker.js';
-import { allowedAfter, CallLog, faulty, pathsOf, runFaulty, setUp } from './driver.js';
+import { ageOwnerlessLocks, assertNoStagingOfTheDead, assertRepairs, assertStored, assertVisible } from './checker.js';
+import { contentOf, visibleVersion } from './content.js';
+import { allowedAfter, CallLog, type Fault, faulty, pathsOf, runFaulty, setUp } from './driver.js';
+import { comesToRest, goesOn, type Holdable, startHeld } from './held.js';
 import { SCENARIOS, type Scenario, type Stage } from './scenarios.js';
 
 interface Found {
@@ -98,5 +100,57 @@ describe('what the matrices have found', () => {
 		const { status, text } = await send(served.url, '/d/x');
 		expect(status, text).to.equal(500);
 		expect(served.openIn('encrypted')).to.deep.equal([]);
+	});
+});
+
+describe('a version that an evict takes, which has lost its lock', () => {
+	/** An evict of version 1 that is stopped before it takes what has that name; version 2 is stored meanwhile. */
+	async function overtakenEvict(mode: 'hold' | 'hold-kill'): Promise<{ stage: Stage; evict: Holdable }> {
+		const stage = await setUp({ ...scenarioOf('evict'), prepare: async () => undefined });
+		await stage.built.ingest('d/x', contentOf('d/x', 1));
+		await stage.built.encrypt();
+		await stage.built.upload();
+		// So that the first rename succeeds.
+		mkdirSync(join(stage.root, 'to_decrypt/d/x'), { recursive: true });
+		const at: Fault = { at: 0, match: '^rename uploads/d/x', mode, sticky: 2 };
+		const evict = startHeld(stage.root, ['evict', 'd/x'], at);
+		expect(await comesToRest(evict), 'it is stopped').to.equal(true);
+		await ageOwnerlessLocks(stage.built, true);
+		await stage.built.ingest('d/x', contentOf('d/x', 2));
+		evict.child.kill('SIGCONT');
+		await comesToRest(evict);
+		expect(visibleVersion(stage.root, 'd/x'), 'it has taken version 2').to.equal(undefined);
+		return { stage, evict };
+	}
+
+	async function isStored(stage: Stage): Promise<void> {
+		await ageOwnerlessLocks(stage.built);
+		await assertRepairs(stage, ['d/x']);
+		await assertStored(stage, { 'd/x': [2] }, { 'd/x': 2 });
+	}
+
+	for (const mode of ['hold', 'hold-kill'] as const) {
+		const ends = mode === 'hold' ? 'goes on' : 'is killed';
+		it(`is what a reader gets meanwhile, not the older one of the store; then the evict ${ends}`, async () => {
+			const { stage, evict } = await overtakenEvict(mode);
+			const { code, stderr } = await s3proxy(stage.root, ['fetch', 'd/x']);
+			expect(code, stderr).to.equal(0);
+			assertVisible(stage.root, { 'd/x': [2] });
+			if (mode === 'hold') expect((await goesOn(evict)).code).to.equal(1);
+			assertVisible(stage.root, { 'd/x': [2] });
+			await isStored(stage);
+		});
+	}
+
+	it('is kept when an older one has its name, and repair puts it back', async () => {
+		const { stage, evict } = await overtakenEvict('hold');
+		// As by a fetch that was stopped between its last look and its publish.
+		const artifact = join(stage.root, 'uploads/d/x');
+		mkdirSync(dirname(artifact), { recursive: true });
+		writeFileSync(artifact, contentOf('d/x', 1));
+		utimesSync(artifact, 1, 1);
+		const { code, stderr } = await goesOn(evict);
+		expect(code, stderr).to.equal(1);
+		await isStored(stage);
 	});
 });

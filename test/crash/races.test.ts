@@ -1,15 +1,15 @@
 /** Every pair of commands that meet on a path: one is held at each of its calls while the other runs through. */
 
-import type { ChildProcess } from 'node:child_process';
-import { readFileSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { type Ended, ended, startS3proxy } from '../support/cli.js';
+import type { Ended } from '../support/cli.js';
 import { isTried } from '../support/extent.ts';
 import { until } from '../support/serve.js';
 import { ageOwnerlessLocks, assertLegal, assertRepairs, assertStored, assertVisible } from './checker.js';
 import { contentOf } from './content.js';
-import { CallLog, everyPoint, faulty, setUp, Tally, tearDown } from './driver.js';
+import { everyPoint, setUp, Tally, tearDown } from './driver.js';
+import { comesToRest, type Holdable, startHeld } from './held.js';
 import type { Scenario, Stage } from './scenarios.js';
 
 const X = 'd/x';
@@ -119,38 +119,21 @@ const TRIES = 3;
 /** What `ended` gives for SIGKILL. */
 const KILLED = 137;
 
-function isStopped({ pid }: ChildProcess): boolean {
-	const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-	return stat.slice(stat.lastIndexOf(')') + 2).startsWith('T');
-}
-
-interface Running {
-	readonly child: ChildProcess;
-	readonly log: CallLog;
-	readonly end: Promise<Ended>;
-	hasEnded(): boolean;
-}
-
-function start(stage: Stage, { command, adds }: Runner, at: number, mode = 'hold'): Running {
-	const log = new CallLog();
-	const child = startS3proxy(stage.root, command, faulty(stage.root, log, { at, mode }));
-	child.stdin?.on('error', () => undefined);
-	child.stdin?.end(adds === undefined ? '' : contentOf(X, adds));
-	return { child, log, end: ended(child), hasEnded: () => child.exitCode !== null || child.signalCode !== null };
-}
-
-const waitsForLock = ({ log }: Running) => {
+const waitsForLock = ({ log }: Holdable) => {
 	const tries = log.lines().filter((line) => /^mkdir locks\/.*\.s3proxy-(?:fetch|put|path)-\w+\.lock/.test(line));
 	return tries.length >= TRIES && tries.slice(-TRIES).every((line) => line === tries.at(-1));
 };
+
+function start({ root }: Stage, { command, adds }: Runner, at: number, mode = 'hold'): Holdable {
+	return startHeld(root, command, { at, mode }, adds === undefined ? undefined : contentOf(X, adds));
+}
 
 /** @returns how it went; undefined when `first` never came to that call */
 async function race(stage: Stage, begin: Start, kind: string, runners: [Runner, Runner], at: number) {
 	const [one, other] = runners;
 	const isKilled = kind === 'overtaken, killed';
 	const first = start(stage, one, at, isKilled ? 'hold-kill' : 'hold');
-	await until(() => first.hasEnded() || isStopped(first.child));
-	if (first.hasEnded()) {
+	if (!(await comesToRest(first))) {
 		await first.end;
 		return undefined;
 	}

@@ -7,7 +7,7 @@
 //   FAULT_MODE    kill, kill-after, hold (SIGSTOP before the call), hold-kill (the same, and SIGKILL before the next one), or
 //                 an errno, which the call fails with; requests do not count then: one that fails is a fault of the store,
 //                 which others inject
-//   FAULT_STICKY  1: with an errno, also every later call that needs space; 2: every later call
+//   FAULT_STICKY  1: with an errno, also every later call that needs space; 2: every later call (hold: stops at each)
 //   FAULT_READS   1: looking, opening and reading count too
 // The log is shared by all threads of the process, which its length therefore counts.
 
