@@ -9,7 +9,7 @@ import { isSameFile, lookUp, type OpenArtifact, versionOf } from './artifacts.js
 import type { Root } from './root.js';
 import { discardStaging, publishByRename, type Staging, stagingName } from './staging.js';
 import { entriesOf, walk } from './walk.js';
-import { hasWorkLink, placeVoucher, placeWorkLink } from './work-links.js';
+import { hasWorkLink, placeVoucher, placeWorkLink, redeemVoucher } from './work-links.js';
 
 const KEY_ID = /^[0-9a-f]{40}$/;
 
@@ -153,9 +153,19 @@ export async function vouched(
 	try {
 		await remove();
 	} finally {
-		await relinkIfOther(root, path, handled);
-		await unlinkIfThere(voucher);
+		await lookAgain(root, path, handled, voucher);
 	}
+}
+
+async function lookAgain(root: Root, path: ArtifactPath, handled: number, voucher: string): Promise<void> {
+	try {
+		await relinkIfOther(root, path, handled);
+	} catch (error) {
+		// Nobody knows whether it waits, so it does: what was handled is handled once more.
+		await redeemVoucher(root, path, voucher);
+		throw error;
+	}
+	await unlinkIfThere(voucher);
 }
 
 /**

@@ -8,7 +8,7 @@ import { basename, dirname, join, relative } from 'node:path';
 import { inDirectory, isErrno, lstatIfThere, syncDirectory, unlinkIfThere } from '../fs/durable.js';
 import { type ArtifactPath, artifactPathIfValid } from './artifact-path.js';
 import type { Root } from './root.js';
-import { publishSymlink, stagingName } from './staging.js';
+import { publishByRename, publishSymlink, stagingName } from './staging.js';
 
 /** Says that `path` waits for encryption; durable when it returns. One that is there already is left as it is. */
 export async function placeWorkLink(root: Root, path: ArtifactPath): Promise<void> {
@@ -42,6 +42,11 @@ export async function placeVoucher(root: Root, path: ArtifactPath): Promise<stri
 	const voucher = stagingName(dirname(root.layout.workLink(path)));
 	await inDirectory(dirname(voucher), root.sync, () => symlink(root.layout.artifact(path), voucher));
 	return voucher;
+}
+
+/** Makes a voucher the work link; durable when it returns. */
+export async function redeemVoucher(root: Root, path: ArtifactPath, voucher: string): Promise<void> {
+	await publishByRename(root, voucher, root.layout.workLink(path));
 }
 
 /** The path that a voucher stands for; undefined when it is none. Its own place is looked at: a root may have been moved. */

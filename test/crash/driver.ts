@@ -25,7 +25,7 @@ const AT_A_TIME = 3;
 export interface Fault {
 	/** 0: none. */
 	readonly at: number;
-	/** Instead: a regular expression, for the first call whose name and paths it matches. */
+	/** Instead: a regular expression, for the first call whose name and paths it matches; or `A then B`. */
 	readonly match?: string;
 	readonly mode: string;
 	readonly sticky?: 0 | 1 | 2;

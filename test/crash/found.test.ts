@@ -49,6 +49,15 @@ const FOUND: readonly Found[] = [
 		reads: true,
 		holds: ({ root }) => expect(tree(root).filter((name) => /^uploads\/d\/[xy]$/.test(name))).to.have.length(1),
 	},
+	...[
+		{ scenario: 'encrypt', removes: '^unlink to_encrypt/d/[xy]$' },
+		{ scenario: 'upload', removes: '^unlink encrypted/\\w+/d/[xy]$' },
+	].map(({ scenario, removes }) => ({
+		...{ what: `what cannot be looked at after ${scenario} waits, without repair`, scenario, reads: true },
+		match: `${removes} then ^lstat uploads/d/[xy]$`,
+		holds: ({ root }: Stage) =>
+			expect(tree(root).filter((name) => /^to_encrypt\/d\/[xy] ->/.test(name))).not.to.be.empty,
+	})),
 	...['write', 'unlink'].map((call) => ({
 		what: `a lock whose record fails (${call}) is one that repair clears`,
 		scenario: 'upload',

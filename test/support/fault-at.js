@@ -3,7 +3,7 @@
 //   FAULT_ROOT    the directory whose calls count
 //   FAULT_LOG     a file outside, to which every such call appends its name: 160 bytes each, "!" first where the fault was
 //   FAULT_AT      n; 0: only count
-//   FAULT_MATCH   instead of FAULT_AT: the first call whose name and paths match
+//   FAULT_MATCH   instead of FAULT_AT: the first call whose name and paths match; "A then B": the first B after an A
 //   FAULT_MODE    kill, kill-after, hold (SIGSTOP before the call), hold-kill (the same, and SIGKILL before the next one), or
 //                 an errno, which the call fails with; requests do not count then: one that fails is a fault of the store,
 //                 which others inject
@@ -18,7 +18,7 @@ import { interceptCalls } from './fs-calls.js';
 const env = process.env;
 const root = env.FAULT_ROOT;
 const at = Number(env.FAULT_AT ?? 0);
-const match = env.FAULT_MATCH === undefined ? undefined : new RegExp(env.FAULT_MATCH);
+const matches = env.FAULT_MATCH?.split(' then ').map((text) => new RegExp(text));
 const mode = env.FAULT_MODE ?? 'kill';
 const sticky = Number(env.FAULT_STICKY ?? 0);
 const isErrno = /^E/.test(mode);
@@ -42,7 +42,10 @@ let begun = false;
 
 function isHit(call, text) {
 	if (begun && sticky > 0) return sticky === 2 || !NEEDS_NO_SPACE.has(call.name);
-	if (match !== undefined) return !begun && match.test(text);
+	if (matches !== undefined) {
+		if (matches[0]?.test(text)) return matches.shift() && matches.length === 0;
+		return false;
+	}
 	return at > 0 && (/^kill/.test(mode) ? at <= countSoFar() + 1 : at === countSoFar() + 1);
 }
 
