@@ -7,7 +7,7 @@ import { explain, S3proxyError } from '../errors.js';
 import { readChunks } from '../fs/chunks.js';
 import type { ArtifactPath } from '../state/artifact-path.js';
 import { type OpenArtifact, openArtifact, versionOf } from '../state/artifacts.js';
-import { removeArtifact, stageAhead } from '../state/eviction.js';
+import { removeArtifact, type Stage, stageAhead } from '../state/eviction.js';
 import { download, type Target, VersionGone } from './download.js';
 import { locate, locateInStore, newest } from './locate.js';
 import { type RunResult, runItems } from './run-items.js';
@@ -57,12 +57,18 @@ async function evictOne(context: Context, path: ArtifactPath): Promise<number | 
 	}
 }
 
+const WAITS: Readonly<Record<Stage, readonly [what: string, hint: string]>> = {
+	ingest: ['its ingest has not been done', 'If nothing is storing it, run s3proxy repair.'],
+	encrypt: ['its encrypt has not been done', 'Run s3proxy encrypt first.'],
+	upload: ['its upload has not been done', 'Run s3proxy upload first.'],
+	put: ['an upload of it has not come to its end', 'If no s3proxy upload is running, run s3proxy repair.'],
+};
+
 async function refuseWaiting({ root }: Context, path: ArtifactPath): Promise<void> {
 	const stage = await stageAhead(root, path);
 	if (stage === undefined) return;
-	throw new S3proxyError('conflict', `${path}: its ${stage} has not been done, so this may be the only copy`, {
-		hint: stage === 'ingest' ? 'If nothing is storing it, run s3proxy repair.' : `Run s3proxy ${stage} first.`,
-	});
+	const [what, hint] = WAITS[stage];
+	throw new S3proxyError('conflict', `${path}: ${what}, so this may be the only copy`, { hint });
 }
 
 function changed(path: ArtifactPath): S3proxyError {

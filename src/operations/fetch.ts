@@ -6,12 +6,13 @@ import { pipeline } from 'node:stream/promises';
 import { DEFAULT_STORE_JOBS } from '../config.js';
 import type { Context } from '../context.js';
 import type { Key } from '../crypto/keyring.js';
+import { purge } from '../edge/purge.js';
 import { explain, S3proxyError } from '../errors.js';
 import { readChunks } from '../fs/chunks.js';
 import { isErrno, unlinkIfThere } from '../fs/durable.js';
 import type { ArtifactPath } from '../state/artifact-path.js';
-import { lookUp, openArtifact } from '../state/artifacts.js';
-import { returnNewer } from '../state/eviction.js';
+import { lookUp, openArtifact, versionOf } from '../state/artifacts.js';
+import { removeArtifact, returnNewer } from '../state/eviction.js';
 import type { HeldLock } from '../state/held-lock.js';
 import { openSealed } from '../state/sealed.js';
 import { Staging } from '../state/staging.js';
@@ -122,15 +123,35 @@ async function fetchNewest(context: Context, path: ArtifactPath, lock: HeldLock)
 
 async function publish(context: Context, path: ArtifactPath, staging: Staging, version: number): Promise<void> {
 	const { root, abandon } = context;
-	await root.locks.withPath(path, abandon, async (lock) => {
+	const isLate = await root.locks.withPath(path, abandon, async (lock) => {
 		if (lock.newest < version) lock.setNewest(version);
+		const { newest } = lock;
 		// A newer version came and went while this one was downloaded; one that never came to its publish does not count.
-		if (lock.newest > version && ((await returnNewer(root, path, version)) || (await hasNewer(context, path, version))))
+		if (newest > version && ((await returnNewer(root, path, version)) || (await hasNewer(context, path, version))))
 			throw new VersionGone();
 		lock.assertHeld();
 		// Commit point: readers see it. A newer POST has taken the name already; then this one is dropped.
 		await staging.publishUnlessTaken(root.layout.artifact(path));
+		return lock.newest > newest;
 	});
+	// The lock was lost right before the publish: a newer version may have come, and gone from here.
+	if (!isLate) return;
+	await retract(context, path, version);
+	throw new VersionGone();
+}
+
+/** Takes back what readers may not see any more. */
+async function retract(context: Context, path: ArtifactPath, version: number): Promise<void> {
+	const { root, abandon } = context;
+	const artifact = await openArtifact(root, path);
+	if (artifact === undefined) return;
+	try {
+		if (versionOf(artifact.stats) !== version) return;
+		await root.locks.withPath(path, abandon, (lock) => removeArtifact(root, path, artifact, lock));
+		await purge(context, path);
+	} finally {
+		await artifact.handle.close();
+	}
 }
 
 async function hasNewer(context: Context, path: ArtifactPath, version: number): Promise<boolean> {

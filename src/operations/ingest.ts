@@ -123,9 +123,9 @@ export class Ingest {
 		if (sha256 !== undefined) await this.#checkDigest(sha256);
 		await this.#staging.syncData();
 		const { root, abandon } = this.#context;
-		return root.locks.withPath(this.#path, abandon, async (lock) => {
+		const { newest, ...stored } = await root.locks.withPath(this.#path, abandon, async (lock) => {
 			try {
-				return await this.#publish(lock);
+				return { ...(await this.#publish(lock)), newest: lock.newest };
 			} catch (error) {
 				if (this.#staging.isPublished) {
 					await this.#leaveToRepair();
@@ -134,6 +134,33 @@ export class Ingest {
 					await this.#takeBack();
 				}
 				throw error;
+			}
+		});
+		return stored.mtime < newest ? await this.#renumber(stored) : stored;
+	}
+
+	/**
+	 * The lock was lost right before the publish, which has replaced a newer version. The answer to this one comes last: it is
+	 * the newest now, whatever is in the store, unless it was replaced as well.
+	 */
+	async #renumber(stored: Stored): Promise<Stored> {
+		const { root, abandon } = this.#context;
+		const path = this.#path;
+		return root.locks.withPath(path, abandon, async (lock) => {
+			const artifact = await openArtifact(root, path);
+			if (artifact === undefined) return stored;
+			try {
+				if (versionOf(artifact.stats) !== stored.mtime) return stored;
+				const mtime = await nextVersion(this.#context, path, lock);
+				lock.setNewest(mtime);
+				lock.assertHeld();
+				await artifact.handle.utimes(mtime / 1000, mtime / 1000);
+				if (root.sync) await artifact.handle.sync();
+				// It may have been sealed under its old number.
+				await placeWorkLink(root, path);
+				return { ...stored, mtime };
+			} finally {
+				await artifact.handle.close();
 			}
 		});
 	}

@@ -6,6 +6,7 @@ import type { Keyring } from '../crypto/keyring.js';
 import { S3proxyError } from '../errors.js';
 import { type ArtifactPath, artifactPathIfValid, SIDECAR_SUFFIX } from '../state/artifact-path.js';
 import type { HeldLock } from '../state/held-lock.js';
+import { vouched } from '../state/sealed.js';
 import type { ObjectSource, ObjectStore } from '../store/object-store.js';
 import { locateInStore, newest, type StoredVersion } from './locate.js';
 import { bytesSource } from './object-source.js';
@@ -96,17 +97,20 @@ async function reEncryptOne(
 	const source = newest(versions);
 	if (source === undefined) return undefined;
 	const conversion = await underLatestKey(context, store, keyring, path, source, options);
-	if (conversion.source === undefined) {
-		await mendSidecar(context, store, conversion);
-	} else {
-		const existing = versions.find(({ keyId }) => keyId === keyring.latest.id);
-		context.progress.expect(1, conversion.source.size);
-		await bringOver(context, store, conversion, conversion.source, existing, lock);
-		await assertNewest(context, keyring, path, source);
-		await putSidecar(context, store, conversion);
-	}
-	if (options.deleteOld) await deleteOld(context, store, keyring, path, versions);
-	return conversion.source?.size;
+	const content = conversion.source;
+	if (content === undefined) await mendSidecar(context, store, conversion);
+	if (content === undefined && !options.deleteOld) return undefined;
+	await vouched(context.root, path, source.version, async () => {
+		if (content !== undefined) {
+			const existing = versions.find(({ keyId }) => keyId === keyring.latest.id);
+			context.progress.expect(1, content.size);
+			await bringOver(context, store, conversion, content, existing, lock);
+			await assertNewest(context, keyring, path, source);
+			await putSidecar(context, store, conversion);
+		}
+		if (options.deleteOld) await deleteOld(context, store, keyring, path, versions);
+	});
+	return content?.size;
 }
 
 /**

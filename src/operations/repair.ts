@@ -128,12 +128,13 @@ async function* mendVouchers(context: Context, dryRun: boolean): AsyncGenerator<
 		const voucher = join(layout.toEncrypt, name);
 		if (!entry.isSymbolicLink() || abandonedStaging(voucher) === undefined) continue;
 		const path = await pathOfVoucher(root, voucher);
-		const here = path !== undefined && lookUp(root, path) !== undefined;
-		if (!dryRun) {
-			if (here) await root.locks.withPath(path, context.abandon, () => placeWorkLink(root, path));
-			await discardStaging(voucher, layout.toEncrypt);
+		let isNeeded = false;
+		if (path !== undefined) {
+			const relink = () => relinkIfOther(root, path, 0, dryRun);
+			isNeeded = await (dryRun ? relink() : root.locks.withPath(path, context.abandon, relink));
 		}
-		const done = did(dryRun, here ? 'made the work link' : 'removed; there is no artifact of that name');
+		if (!dryRun) await discardStaging(voucher, layout.toEncrypt);
+		const done = did(dryRun, isNeeded ? 'made the work link' : 'removed; nothing needs a work link');
 		yield { what: 'voucher', where: join('to_encrypt', name), done };
 	}
 }

@@ -9,10 +9,18 @@ import { Opener } from '../crypto/open.js';
 import { S3proxyError } from '../errors.js';
 import { type ArtifactPath, SIDECAR_SUFFIX } from '../state/artifact-path.js';
 import { isSameFile, lookUp, type OpenArtifact, versionOf } from '../state/artifacts.js';
-import { keyIdsInEncrypted, openSealed, removeUploaded, type SealedName, walkSealed } from '../state/sealed.js';
+import type { HeldLock } from '../state/held-lock.js';
+import {
+	keyIdsInEncrypted,
+	openSealed,
+	removeUploaded,
+	type SealedName,
+	vouched,
+	walkSealed,
+} from '../state/sealed.js';
 import { placeWorkLink } from '../state/work-links.js';
 import type { ObjectStore } from '../store/object-store.js';
-import { metadataOf } from './object-metadata.js';
+import { metadataOf, versionOfObject } from './object-metadata.js';
 import { bytesSource, fileSource } from './object-source.js';
 import { emptyResult, type RunResult, runItems } from './run-items.js';
 
@@ -72,11 +80,13 @@ async function uploadOne(
 			const sealed = await openHeader(keyring, name, file);
 			if (sealed === undefined && context.config.encryption) return await sendBack(context, name, file);
 			context.progress.expect(1, file.stats.size);
-			await put(context, store, name, file, sealed);
-			lock.assertHeld();
-			await root.locks.withPath(name.path, abandon, async (pathLock) => {
-				pathLock.assertHeld();
-				await removeUploaded(root, name, file.stats);
+			await vouched(root, name.path, versionOf(file.stats), async () => {
+				await put(context, store, name, file, sealed, lock);
+				lock.assertHeld();
+				await root.locks.withPath(name.path, abandon, async (pathLock) => {
+					pathLock.assertHeld();
+					await removeUploaded(root, name, file.stats);
+				});
 			});
 			return file.stats.size;
 		} finally {
@@ -114,18 +124,20 @@ async function sendBack(context: Context, name: SealedName, file: OpenArtifact):
 			});
 		}
 		await placeWorkLink(root, name.path);
-		await removeUploaded(root, name, file.stats);
+		await vouched(root, name.path, versionOf(file.stats), () => removeUploaded(root, name, file.stats));
 		context.log.warn('encrypted/ had a file that is not sealed; it waits for encryption again', { item: name.path });
 		return undefined;
 	});
 }
 
+/** Puts object and sidecar, unless a newer version is there already: then there is nothing to do. */
 async function put(
 	context: Context,
 	store: ObjectStore,
 	name: SealedName,
 	file: OpenArtifact,
 	sealed: Opener | undefined,
+	lock: HeldLock,
 ): Promise<void> {
 	const key = `${name.keyId}/${name.path}`;
 	const { stats } = file;
@@ -135,19 +147,50 @@ async function put(
 		mtime: versionOf(stats),
 		sha256: sealed === undefined ? await digestOf(file) : undefined,
 	});
-	// Commit point: when the store has answered, the version can be fetched.
-	await store.put(key, fileSource(file), {
-		metadata,
-		signal: context.abandon,
-		onBytes: (bytes) => context.progress.advance(0, bytes),
-	});
+	try {
+		// Commit point: when the store has answered, the version can be fetched.
+		await store.put(key, fileSource(file), {
+			metadata,
+			signal: context.abandon,
+			onBytes: (bytes) => context.progress.advance(0, bytes),
+			beforeCommit: async () => {
+				lock.assertHeld();
+				if (await isOvertaken(context, store, name, versionOf(stats))) throw new Overtaken();
+			},
+		});
+	} catch (error) {
+		if (error instanceof Overtaken) return;
+		throw error;
+	}
 	if (!isSameFile(await file.handle.stat(), stats)) {
 		throw new S3proxyError('source-changed', `${key} changed while it was uploaded`, {
 			hint: 'The next run uploads it again.',
 		});
 	}
+	lock.assertHeld();
 	if (sealed === undefined) await store.delete(key + SIDECAR_SUFFIX, context.abandon);
 	else await store.put(key + SIDECAR_SUFFIX, bytesSource(sealed.iv), { signal: context.abandon });
+}
+
+class Overtaken extends Error {}
+
+/**
+ * Whether the store has a newer version of this root, put by a run that took over a lost lock; the one here was published or
+ * put late. Of one that this root does not know (it may have been made anew, and the clock set back) the last put wins.
+ */
+async function isOvertaken(
+	{ root, abandon }: Context,
+	store: ObjectStore,
+	{ keyId, path }: SealedName,
+	version: number,
+): Promise<boolean> {
+	const newest = root.locks.newestOf(path);
+	// As a rule: the store need not be asked.
+	if (newest <= version) return false;
+	const stored = await store.head(`${keyId}/${path}`, abandon);
+	if (stored === undefined) return false;
+	const there = versionOfObject(stored);
+	return there > version && there <= newest;
 }
 
 async function digestOf(file: OpenArtifact): Promise<string> {

@@ -10,16 +10,19 @@ import type { Root } from './root.js';
 import { keyIdsInEncrypted } from './sealed.js';
 import { discardStaging, publishByRename, SERVED_DIRECTORY, STAGING_NAME, stagingName } from './staging.js';
 import { entriesOf, pruneUpwards } from './walk.js';
-import { hasWorkLink, placeWorkLink } from './work-links.js';
+import { hasVoucher, hasWorkLink, placeWorkLink } from './work-links.js';
+
+/** `put`: an upload is under way, or was killed; whatever it puts may come to the store yet. */
+export type Stage = 'ingest' | 'encrypt' | 'upload' | 'put';
 
 /** Which stage has not come to its end for `path`; undefined when none is under way. In the order in which an artifact goes through them. */
-export async function stageAhead(root: Root, path: ArtifactPath): Promise<'ingest' | 'encrypt' | 'upload' | undefined> {
+export async function stageAhead(root: Root, path: ArtifactPath): Promise<Stage | undefined> {
 	if (lstatIfThere(root.layout.marker(path))?.isFile()) return 'ingest';
 	if (hasWorkLink(root, path)) return 'encrypt';
 	for await (const keyId of keyIdsInEncrypted(root)) {
 		if (lstatIfThere(root.layout.sealed(keyId, path)) !== undefined) return 'upload';
 	}
-	return undefined;
+	return (await hasVoucher(root, path)) ? 'put' : undefined;
 }
 
 /**

@@ -12,7 +12,7 @@ import { isErrno, lstatIfThere } from '../fs/durable.js';
 import { type ArtifactPath, RESERVED_PREFIX } from './artifact-path.js';
 import { Held, type HeldLock, lockDirectory, type PathLock, STALE_MS } from './held-lock.js';
 import type { Layout, LockNames, RunStage } from './layout.js';
-import { recordedOwner } from './lock-record.js';
+import { recordedNewest, recordedOwner } from './lock-record.js';
 import { isProvablyDead } from './owner.js';
 import { type Patience, stopped, Turns } from './turns.js';
 
@@ -38,6 +38,11 @@ export class Locks {
 	 */
 	async withPath<T>(path: ArtifactPath, signal: AbortSignal, use: (lock: PathLock) => Promise<T>): Promise<T> {
 		return this.#with(this.#layout.lock('path', path), path, this.#limited(path, signal), use);
+	}
+
+	/** `PathLock.newest`, also while another holds the lock. */
+	newestOf(path: ArtifactPath): number {
+		return recordedNewest(this.#layout.lock('path', path).file);
 	}
 
 	/** Runs `use` as the only one on this root that downloads `path`; waits as long as another one does. */

@@ -123,35 +123,35 @@ export async function removeOrphanSidecar(root: Root, name: SealedName, dryRun: 
 }
 
 /**
- * Removes what has been uploaded, under the path's lock, if the name still is the file that was. If it is another, that one
- * waits for the next upload. If it is gone, somebody else uploaded at the same time and nobody knows whose put came last.
+ * Removes what has been uploaded, `vouched` and under the path's lock, if the name still is the file that was. If it is
+ * another, that one waits for the next upload. If it is gone, somebody else uploaded at the same time and nobody knows whose
+ * put came last.
  */
 export async function removeUploaded(root: Root, name: SealedName, uploaded: Stats): Promise<void> {
-	await vouched(root, name.path, versionOf(uploaded), async () => {
-		const now = statSealed(root, name);
-		if (now !== undefined && isSameFile(now, uploaded)) {
-			await unlink(root.layout.sealed(name.keyId, name.path));
-			await removeSidecar(root, name);
-		} else if (now === undefined) {
-			const current = lookUp(root, name.path);
-			if (current !== undefined && versionOf(current) >= versionOf(uploaded)) await placeWorkLink(root, name.path);
-		}
-	});
+	const now = statSealed(root, name);
+	if (now !== undefined && isSameFile(now, uploaded)) {
+		await unlink(root.layout.sealed(name.keyId, name.path));
+		await removeSidecar(root, name);
+	} else if (now === undefined) {
+		const current = lookUp(root, name.path);
+		if (current !== undefined && versionOf(current) >= versionOf(uploaded)) await placeWorkLink(root, name.path);
+	}
 }
 
 /**
- * Runs `remove`, which takes away that a version of `path` waits, then looks whether it was the one that was `handled`. Who
- * has lost the lock may take away another one's, and be killed before that look: then a voucher is left, and repair looks.
+ * Runs `work`, which puts a version of `path` into the store or takes away that one waits, then looks whether there is a newer
+ * one than the `handled`. Who has lost the lock may replace or take away that one, and be killed before the look: then a
+ * voucher is left, and repair looks.
  */
 export async function vouched(
 	root: Root,
 	path: ArtifactPath,
 	handled: number,
-	remove: () => Promise<void>,
+	work: () => Promise<void>,
 ): Promise<void> {
 	const voucher = await placeVoucher(root, path);
 	try {
-		await remove();
+		await work();
 	} finally {
 		await lookAgain(root, path, handled, voucher);
 	}
@@ -170,6 +170,7 @@ async function lookAgain(root: Root, path: ArtifactPath, handled: number, vouche
 
 /**
  * A fence: if `uploads/` holds a newer version of `path` than `handled` and nothing says that it waits, makes its work link.
+ * Not under the path's lock it may make one too many.
  * An older one (a slow fetch has brought it back after the newer one was evicted) may not replace what was handled.
  * @returns whether it did
  */

@@ -1,6 +1,6 @@
 /**
  * `to_encrypt/`: a symlink for every artifact that waits for encryption. And vouchers: the same symlink under a staging name,
- * while a process takes away what says that a version waits.
+ * while a process puts a version into the store, or takes away what says that one waits.
  */
 
 import { readlink, symlink } from 'node:fs/promises';
@@ -8,7 +8,8 @@ import { basename, dirname, join, relative } from 'node:path';
 import { inDirectory, isErrno, lstatIfThere, syncDirectory, unlinkIfThere } from '../fs/durable.js';
 import { type ArtifactPath, artifactPathIfValid } from './artifact-path.js';
 import type { Root } from './root.js';
-import { publishByRename, publishSymlink, stagingName } from './staging.js';
+import { publishByRename, publishSymlink, STAGING_NAME, stagingName } from './staging.js';
+import { entriesOf } from './walk.js';
 
 /** Says that `path` waits for encryption; durable when it returns. One that is there already is left as it is. */
 export async function placeWorkLink(root: Root, path: ArtifactPath): Promise<void> {
@@ -42,6 +43,15 @@ export async function placeVoucher(root: Root, path: ArtifactPath): Promise<stri
 	const voucher = stagingName(dirname(root.layout.workLink(path)));
 	await inDirectory(dirname(voucher), root.sync, () => symlink(root.layout.artifact(path), voucher));
 	return voucher;
+}
+
+/** Whether one stands for `path`. */
+export async function hasVoucher(root: Root, path: ArtifactPath): Promise<boolean> {
+	const directory = dirname(root.layout.workLink(path));
+	for await (const { name } of entriesOf(directory)) {
+		if (STAGING_NAME.test(name) && (await pathOfVoucher(root, join(directory, name))) === path) return true;
+	}
+	return false;
 }
 
 /** Makes a voucher the work link; durable when it returns. */

@@ -1,6 +1,6 @@
 /** What the matrices have found once, each at its own point: the fast part of them may pass it over. */
 
-import { mkdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readlinkSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expect } from 'chai';
 import { s3proxy, tree } from '../support/cli.js';
@@ -161,5 +161,110 @@ describe('a version that an evict takes, which has lost its lock', () => {
 		const { code, stderr } = await goesOn(evict);
 		expect(code, stderr).to.equal(1);
 		await isStored(stage);
+	});
+});
+
+describe('a version that is published late, over a newer one', () => {
+	for (const rotated of [false, true]) {
+		it(`is the newest${rotated ? ', under a newer key too' : ''}: its answer came last`, async () => {
+			const stage = await setUp({ ...scenarioOf('encrypt'), prepare: async () => undefined });
+			const at: Fault = { at: 0, match: '^rename uploading/d/.* uploads/d/x$', mode: 'hold' };
+			const late = startHeld(stage.root, ['ingest', '-', 'd/x'], at, contentOf('d/x', 1));
+			expect(await comesToRest(late), 'it is stopped').to.equal(true);
+			await ageOwnerlessLocks(stage.built, true);
+			await stage.built.ingest('d/x', contentOf('d/x', 2));
+			await stage.built.encrypt();
+			await stage.built.upload();
+			if (rotated) await stage.built.rotateKey();
+			const { code, stderr } = await goesOn(late);
+			expect(code, stderr).to.equal(0);
+			assertVisible(stage.root, { 'd/x': [1] });
+			await assertRepairs(stage, ['d/x']);
+			await assertStored(stage, { 'd/x': [1] }, { 'd/x': 1 });
+		});
+	}
+});
+
+describe('an older version that comes late', () => {
+	const LATE = [
+		// Even when somebody removes the newer one by hand, who does not ask whether that is safe.
+		{ command: 'encrypt', match: '^rename encrypting/.* encrypted/.*d/x$', isRemoved: true },
+		{ command: 'upload', match: '^rename bucket/.* bucket/.*d/x$', isRemoved: false },
+	];
+	for (const { command, match, isRemoved } of LATE) {
+		for (const mode of ['hold', 'hold-kill']) {
+			const ends = mode === 'hold' ? '' : ', killed right afterwards,';
+			it(`(${command})${ends} does not replace the newer one, which is not evicted meanwhile`, async () => {
+				const stage = await setUp({ ...scenarioOf('encrypt'), prepare: async () => undefined });
+				await stage.built.ingest('d/x', contentOf('d/x', 1));
+				if (command === 'upload') await stage.built.encrypt();
+				const late = startHeld(stage.root, [command], { at: 0, match, mode });
+				expect(await comesToRest(late), 'it is stopped').to.equal(true);
+				await ageOwnerlessLocks(stage.built, true);
+				await stage.built.ingest('d/x', contentOf('d/x', 2));
+				await stage.built.encrypt();
+				await stage.built.upload();
+				const evicted = await stage.built.evict('d/x').catch((error: unknown) => String(error));
+				expect(evicted).to.contain('an upload of it has not come to its end');
+				if (isRemoved) rmSync(join(stage.root, 'uploads'), { recursive: true });
+				await goesOn(late);
+				await ageOwnerlessLocks(stage.built);
+				await assertRepairs(stage, ['d/x']);
+				await assertStored(stage, { 'd/x': [2] }, { 'd/x': 2 });
+			});
+		}
+	}
+
+	it('(re-encrypt) does not replace the newer one, which is not evicted meanwhile', async () => {
+		const stage = await setUp({ ...scenarioOf('encrypt'), prepare: async () => undefined });
+		const { root } = stage;
+		const latest = join(root, 'keys/latest');
+		const store = async (version: number) => {
+			const runs = [['ingest', '-', 'd/x'], ['encrypt'], ['upload']];
+			for (const command of runs) {
+				const { code, stderr } = await s3proxy(root, command, { stdin: contentOf('d/x', version) });
+				expect(code, stderr).to.equal(0);
+			}
+		};
+		const first = readlinkSync(latest);
+		await s3proxy(root, ['rotate-key']);
+		const second = readlinkSync(latest);
+		await store(1);
+		// As after a key that was given up: the newest is under the older one, and something older is in its way.
+		rmSync(latest);
+		symlinkSync(first, latest);
+		await store(2);
+		rmSync(latest);
+		symlinkSync(second, latest);
+		const late = startHeld(root, ['re-encrypt'], { at: 0, match: '^rename bucket/.* bucket/.*d/x$', mode: 'hold' });
+		expect(await comesToRest(late), 'it is stopped').to.equal(true);
+		await ageOwnerlessLocks(stage.built, true);
+		await store(3);
+		const evicted = await s3proxy(root, ['evict', 'd/x']);
+		expect(evicted.stderr).to.contain('an upload of it has not come to its end');
+		await goesOn(late);
+		await ageOwnerlessLocks(stage.built);
+		await assertRepairs(stage, ['d/x']);
+		await assertStored(stage, { 'd/x': [3] }, { 'd/x': 3 });
+	});
+
+	it('(fetch) is not what readers are left with', async () => {
+		const stage = await setUp({ ...scenarioOf('encrypt'), prepare: async () => undefined });
+		const { built, root } = stage;
+		const store = async (version: number) => {
+			await built.ingest('d/x', contentOf('d/x', version));
+			await built.encrypt();
+			await built.upload();
+			await built.evict('d/x');
+		};
+		await store(1);
+		const match = '^link to_decrypt/d/.* uploads/d/x$';
+		const late = startHeld(root, ['fetch', 'd/x'], { at: 0, match, mode: 'hold' });
+		expect(await comesToRest(late), 'it is stopped').to.equal(true);
+		await ageOwnerlessLocks(built, true);
+		await store(2);
+		const { code, stderr } = await goesOn(late);
+		expect(code, stderr).to.equal(0);
+		expect(visibleVersion(root, 'd/x')).to.equal(2);
 	});
 });

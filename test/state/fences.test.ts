@@ -1,4 +1,4 @@
-import { lstatSync, mkdirSync, readFileSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { lstatSync, mkdirSync, readFileSync, renameSync, rmSync, type Stats, utimesSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expect } from 'chai';
 import { artifactPath } from '../../src/state/artifact-path.js';
@@ -101,10 +101,12 @@ describe('after upload has put an object', () => {
 		return file;
 	}
 
+	const remove = (root: Root, stats: Stats) => vouched(root, path, FIRST, () => removeUploaded(root, name, stats));
+
 	it('its file and its sidecar are removed', async () => {
 		const root = newRoot();
 		const file = await uploaded(root);
-		await removeUploaded(root, name, file.stats);
+		await remove(root, file.stats);
 		await file.handle.close();
 		expect(treeOf(root.layout.root, 'encrypted')).to.deep.equal([`${KEY}/`, `${KEY}/d/`]);
 		expect(links(root)).to.deep.equal([]);
@@ -115,7 +117,7 @@ describe('after upload has put an object', () => {
 		const file = await uploaded(root);
 		put(root.layout.sealed(KEY, path), 'sealed two', SECOND);
 		put(root.layout.sidecar(KEY, path), 'iv of two...', SECOND);
-		await removeUploaded(root, name, file.stats);
+		await remove(root, file.stats);
 		await file.handle.close();
 		expect(readFileSync(root.layout.sealed(KEY, path), 'utf8')).to.equal('sealed two');
 		expect(readFileSync(root.layout.sidecar(KEY, path), 'utf8')).to.equal('iv of two...');
@@ -125,7 +127,7 @@ describe('after upload has put an object', () => {
 		const root = newRoot();
 		const file = await uploaded(root);
 		utimesSync(root.layout.sealed(KEY, path), SECOND / 1000, SECOND / 1000);
-		await removeUploaded(root, name, file.stats);
+		await remove(root, file.stats);
 		await file.handle.close();
 		expect(lstatSync(root.layout.sealed(KEY, path)).size).to.be.above(0);
 	});
@@ -134,7 +136,7 @@ describe('after upload has put an object', () => {
 		const root = newRoot();
 		const file = await uploaded(root);
 		rmSync(root.layout.sealed(KEY, path));
-		await removeUploaded(root, name, file.stats);
+		await remove(root, file.stats);
 		await file.handle.close();
 		expect(links(root)).to.deep.equal([LINK]);
 	});
@@ -143,7 +145,7 @@ describe('after upload has put an object', () => {
 		const root = newRoot();
 		const file = await uploaded(root);
 		put(root.layout.artifact(path), 'two', SECOND);
-		await removeUploaded(root, name, file.stats);
+		await remove(root, file.stats);
 		await file.handle.close();
 		expect(links(root)).to.deep.equal([LINK]);
 	});

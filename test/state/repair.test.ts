@@ -78,7 +78,7 @@ const CASES: Case[] = [
 		},
 		finds: [
 			`voucher: to_encrypt/d/${DEAD}: made the work link`,
-			`voucher: to_encrypt/e/${DEAD}: removed; there is no artifact of that name`,
+			`voucher: to_encrypt/e/${DEAD}: removed; nothing needs a work link`,
 		],
 		leaves: [`to_encrypt/${LINK}`, 'uploads/d/x'],
 	},
