@@ -181,7 +181,7 @@ async function finish(
 	publish: () => Promise<void>,
 ): Promise<void> {
 	const { root } = context;
-	await vouched(root, path, versionOf(artifact.stats), async () => {
+	await vouched(root, path, versionOf(artifact.stats), lock, async () => {
 		assertUnchanged(context, path, artifact);
 		lock.assertHeld();
 		await publish();

@@ -124,7 +124,7 @@ async function fetchNewest(context: Context, path: ArtifactPath, lock: HeldLock)
 async function publish(context: Context, path: ArtifactPath, staging: Staging, version: number): Promise<void> {
 	const { root, abandon } = context;
 	const isLate = await root.locks.withPath(path, abandon, async (lock) => {
-		if (lock.newest < version) lock.setNewest(version);
+		lock.setNewest(version);
 		const { newest } = lock;
 		// A newer version came and went while this one was downloaded; one that never came to its publish does not count.
 		if (newest > version && ((await returnNewer(root, path, version)) || (await hasNewer(context, path, version))))

@@ -6,7 +6,7 @@ import type { Keyring } from '../crypto/keyring.js';
 import { S3proxyError } from '../errors.js';
 import { type ArtifactPath, artifactPathIfValid, SIDECAR_SUFFIX } from '../state/artifact-path.js';
 import type { HeldLock } from '../state/held-lock.js';
-import { vouched } from '../state/sealed.js';
+import { relinkAfter } from '../state/sealed.js';
 import type { ObjectSource, ObjectStore } from '../store/object-store.js';
 import { locateInStore, newest, type StoredVersion } from './locate.js';
 import { bytesSource } from './object-source.js';
@@ -98,18 +98,20 @@ async function reEncryptOne(
 	if (source === undefined) return undefined;
 	const conversion = await underLatestKey(context, store, keyring, path, source, options);
 	const content = conversion.source;
-	if (content === undefined) await mendSidecar(context, store, conversion);
-	if (content === undefined && !options.deleteOld) return undefined;
-	await vouched(context.root, path, source.version, async () => {
-		if (content !== undefined) {
+	try {
+		if (content === undefined) {
+			await mendSidecar(context, store, conversion);
+		} else {
 			const existing = versions.find(({ keyId }) => keyId === keyring.latest.id);
 			context.progress.expect(1, content.size);
 			await bringOver(context, store, conversion, content, existing, lock);
 			await assertNewest(context, keyring, path, source);
 			await putSidecar(context, store, conversion);
 		}
-		if (options.deleteOld) await deleteOld(context, store, keyring, path, versions);
-	});
+		if (options.deleteOld) await deleteOld(context, store, keyring, path, versions, lock);
+	} finally {
+		await relinkAfter(context.root, path, source.version, lock);
+	}
 	return content?.size;
 }
 
@@ -179,10 +181,13 @@ async function deleteOld(
 	keyring: Keyring,
 	path: ArtifactPath,
 	versions: readonly StoredVersion[],
+	lock: HeldLock,
 ): Promise<void> {
 	for (const version of versions) {
 		if (version.keyId === keyring.latest.id) continue;
 		await assertNewest(context, keyring, path, version);
+		// An upload that took the lock may have put a newer one under that key.
+		lock.assertHeld();
 		await store.delete(version.head.key, context.abandon);
 		await store.delete(version.head.key + SIDECAR_SUFFIX, context.abandon);
 	}

@@ -147,12 +147,12 @@ async function* mendEvictions(context: Context, dryRun: boolean): AsyncGenerator
 		const taken = join(layout.toDecrypt, name);
 		const path = STAGING_NAME.test(entry.name) ? takenByEvict(root, taken) : undefined;
 		if (path === undefined) continue;
-		const done = await root.locks.withPath(path, context.abandon, async () => {
+		const done = await root.locks.withPath(path, context.abandon, async (lock) => {
 			const stats = abandonedStaging(taken);
 			if (stats === undefined) return undefined;
 			const isSpare = await isElsewhere(context, path, versionOf(stats));
 			if (!dryRun && isSpare) await discardStaging(taken, layout.toDecrypt);
-			if (!dryRun && !isSpare) await returnTaken(root, path, taken);
+			if (!dryRun && !isSpare) await returnTaken(root, path, taken, lock);
 			return isSpare ? 'removed' : 'put back';
 		});
 		if (done !== undefined)
@@ -205,9 +205,9 @@ async function* removeDanglingLinks(context: Context, dryRun: boolean): AsyncGen
 		if (!(await dangles())) continue;
 		const removed =
 			dryRun ||
-			(await root.locks.withPath(path, context.abandon, async () => {
+			(await root.locks.withPath(path, context.abandon, async (lock) => {
 				if (!(await dangles())) return false;
-				await vouched(root, path, 0, () => removeWorkLink(root, path));
+				await vouched(root, path, 0, lock, () => removeWorkLink(root, path));
 				return true;
 			}));
 		if (removed) yield { what: 'work link to nothing', where: join('to_encrypt', name), done: did(dryRun, 'removed') };

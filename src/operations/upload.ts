@@ -80,7 +80,7 @@ async function uploadOne(
 			const sealed = await openHeader(keyring, name, file);
 			if (sealed === undefined && context.config.encryption) return await sendBack(context, name, file);
 			context.progress.expect(1, file.stats.size);
-			await vouched(root, name.path, versionOf(file.stats), async () => {
+			await vouched(root, name.path, versionOf(file.stats), lock, async () => {
 				await put(context, store, name, file, sealed, lock);
 				lock.assertHeld();
 				await root.locks.withPath(name.path, abandon, async (pathLock) => {
@@ -117,14 +117,14 @@ async function openHeader(keyring: Keyring, name: SealedName, file: OpenArtifact
 /** A plain file that has waited since `encryption` was turned on may not leave the machine: it is sealed first. */
 async function sendBack(context: Context, name: SealedName, file: OpenArtifact): Promise<undefined> {
 	const { root, abandon } = context;
-	return root.locks.withPath(name.path, abandon, async () => {
+	return root.locks.withPath(name.path, abandon, async (lock) => {
 		if (lookUp(root, name.path) === undefined) {
 			throw new S3proxyError('not-authentic', `encrypted/${name.keyId}/${name.path} is not sealed, or damaged`, {
 				hint: 'config.yaml says encryption: true, and uploads/ has no artifact of this name to seal again.',
 			});
 		}
 		await placeWorkLink(root, name.path);
-		await vouched(root, name.path, versionOf(file.stats), () => removeUploaded(root, name, file.stats));
+		await vouched(root, name.path, versionOf(file.stats), lock, () => removeUploaded(root, name, file.stats));
 		context.log.warn('encrypted/ had a file that is not sealed; it waits for encryption again', { item: name.path });
 		return undefined;
 	});

@@ -2,9 +2,9 @@
 
 import { link, rename } from 'node:fs/promises';
 import { dirname, join, relative } from 'node:path';
-import { inDirectory, isErrno, lstatIfThere } from '../fs/durable.js';
+import { inDirectory, isErrno, lstatIfThere, syncDirectory } from '../fs/durable.js';
 import { type ArtifactPath, artifactPathIfValid } from './artifact-path.js';
-import { isSameFile, type OpenArtifact, versionOf } from './artifacts.js';
+import { isSameFile, lookUp, type OpenArtifact, versionOf } from './artifacts.js';
 import type { PathLock } from './held-lock.js';
 import type { Root } from './root.js';
 import { keyIdsInEncrypted } from './sealed.js';
@@ -64,6 +64,7 @@ export async function removeArtifact(
 async function putBack(root: Root, taken: string, artifact: string): Promise<boolean> {
 	try {
 		await inDirectory(dirname(artifact), root.sync, () => link(taken, artifact), SERVED_DIRECTORY);
+		if (root.sync) await syncDirectory(dirname(artifact));
 		return true;
 	} catch (error) {
 		// ENOENT: who holds the lock has put it back (`returnNewer`).
@@ -80,10 +81,11 @@ export function takenByEvict(root: Root, file: string): ArtifactPath | undefined
 	return path !== undefined && lstatIfThere(root.layout.lock('path', path).file)?.isFile() ? path : undefined;
 }
 
-/** Puts back what an evict has taken, under the path's lock, and has it encrypted: whether it was, nobody knows. */
-export async function returnTaken(root: Root, path: ArtifactPath, taken: string): Promise<void> {
+/** Puts back what an evict that died has taken, and has it encrypted: whether it was, nobody knows. */
+export async function returnTaken(root: Root, path: ArtifactPath, taken: string, lock: PathLock): Promise<void> {
 	// First: killed between the two, it is still taken, and the next repair comes here again.
 	await placeWorkLink(root, path);
+	lock.assertHeld();
 	await publishByRename(root, taken, root.layout.artifact(path), SERVED_DIRECTORY);
 	await pruneUpwards(dirname(taken), root.layout.toDecrypt);
 }
@@ -91,16 +93,22 @@ export async function returnTaken(root: Root, path: ArtifactPath, taken: string)
 /**
  * Puts back, under the path's lock, a version newer than `version` that an evict has taken: dead, or one that has lost
  * that lock and has not looked yet at what it took. Whoever has published it did so after anything the store has.
- * @returns whether there was one
+ * @returns whether there was one, and no newer one in `uploads/`
  */
 export async function returnNewer(root: Root, path: ArtifactPath, version: number): Promise<boolean> {
-	const directory = root.layout.evictStaging(path);
-	for await (const { name } of entriesOf(directory)) {
-		const taken = join(directory, name);
+	const { layout } = root;
+	const here = lookUp(root, path);
+	let newest = Math.max(version, here === undefined ? 0 : versionOf(here));
+	let found: string | undefined;
+	for await (const { name } of entriesOf(layout.evictStaging(path))) {
+		const taken = join(layout.evictStaging(path), name);
 		const stats = STAGING_NAME.test(name) ? lstatIfThere(taken) : undefined;
-		if (stats === undefined || versionOf(stats) <= version) continue;
-		await returnTaken(root, path, taken);
-		return true;
+		if (stats === undefined || versionOf(stats) <= newest) continue;
+		newest = versionOf(stats);
+		found = taken;
 	}
-	return false;
+	if (found === undefined) return false;
+	await placeWorkLink(root, path);
+	if (await putBack(root, found, layout.artifact(path))) await discardStaging(found, layout.toDecrypt);
+	return true;
 }

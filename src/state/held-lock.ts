@@ -36,6 +36,8 @@ function onTheSpot<T>(call: () => T, done: Callback<T>): void {
 }
 
 export interface HeldLock {
+	/** Whether it has not been lost. */
+	readonly isHeld: boolean;
 	/**
 	 * The fence before a publish or a removal.
 	 * @throws S3proxyError `lock-lost`: do not publish, undo the staging, fail this item
@@ -119,13 +121,13 @@ export class Held implements PathLock {
 		}
 	}
 
-	#isOurs(): boolean {
+	get isHeld(): boolean {
 		if (this.#loss.cause !== undefined || recordedOwner(this.#names.file) !== this.#token) return false;
 		return lockDirectory(this.#names.directory) !== undefined;
 	}
 
 	assertHeld(): void {
-		if (this.#isOurs()) return;
+		if (this.isHeld) return;
 		throw new S3proxyError('lock-lost', `the lock of ${this.#what} was lost while working on it`, {
 			cause: this.#loss.cause,
 			hint: 'The process was stopped, or the disk was very slow. Nothing was changed; it will be done again.',
@@ -148,7 +150,7 @@ export class Held implements PathLock {
 		let cleared = false;
 		try {
 			// Somebody else's record and lock file are not ours to touch.
-			if (this.#isOurs()) cleared = await this.#leaveNoOwner();
+			if (this.isHeld) cleared = await this.#leaveNoOwner();
 			else this.#loss.toAnother = true;
 		} finally {
 			this.#record.close();

@@ -3,9 +3,11 @@
 import { constants, fstatSync, type Stats, writeFileSync } from 'node:fs';
 import { type FileHandle, link, open, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { isS3proxyError } from '../errors.js';
 import { inDirectory, isErrno, lstatIfThere, unlinkIfThere } from '../fs/durable.js';
 import { type ArtifactPath, artifactPathIfValid, SIDECAR_SUFFIX } from './artifact-path.js';
 import { isSameFile, lookUp, type OpenArtifact, versionOf } from './artifacts.js';
+import type { HeldLock } from './held-lock.js';
 import type { Root } from './root.js';
 import { discardStaging, publishByRename, type Staging, stagingName } from './staging.js';
 import { entriesOf, walk } from './walk.js';
@@ -140,26 +142,33 @@ export async function removeUploaded(root: Root, name: SealedName, uploaded: Sta
 
 /**
  * Runs `work`, which puts a version of `path` into the store or takes away that one waits, then looks whether there is a newer
- * one than the `handled`. Who has lost the lock may replace or take away that one, and be killed before the look: then a
+ * one than the `handled`. Who has lost the `lock` may replace or take away that one, and be killed before the look: then a
  * voucher is left, and repair looks.
  */
 export async function vouched(
 	root: Root,
 	path: ArtifactPath,
 	handled: number,
+	lock: HeldLock,
 	work: () => Promise<void>,
 ): Promise<void> {
 	const voucher = await placeVoucher(root, path);
 	try {
 		await work();
 	} finally {
-		await lookAgain(root, path, handled, voucher);
+		await lookAgain(root, path, handled, lock, voucher);
 	}
 }
 
-async function lookAgain(root: Root, path: ArtifactPath, handled: number, voucher: string): Promise<void> {
+async function lookAgain(
+	root: Root,
+	path: ArtifactPath,
+	handled: number,
+	lock: HeldLock,
+	voucher: string,
+): Promise<void> {
 	try {
-		await relinkIfOther(root, path, handled);
+		await relinkAfter(root, path, handled, lock);
 	} catch (error) {
 		// Nobody knows whether it waits, so it does: what was handled is handled once more.
 		await redeemVoucher(root, path, voucher);
@@ -168,20 +177,37 @@ async function lookAgain(root: Root, path: ArtifactPath, handled: number, vouche
 	await unlinkIfThere(voucher);
 }
 
+/** The fence after `handled` was put or removed under `lock`: has a newer version wait, if need be. */
+export async function relinkAfter(root: Root, path: ArtifactPath, handled: number, lock: HeldLock): Promise<void> {
+	if (lock.isHeld) await relinkIfOther(root, path, handled);
+	// That it is sealed says nothing: who took the lock may have put it, before ours, and be about to remove that file.
+	else if (versionHere(root, path) > handled) await placeWorkLink(root, path);
+}
+
 /**
- * A fence: if `uploads/` holds a newer version of `path` than `handled` and nothing says that it waits, makes its work link.
- * Not under the path's lock it may make one too many.
+ * If `uploads/` holds a newer version of `path` than `handled` and nothing says that it waits, makes its work link. Not under
+ * the path's lock it may make one too many.
  * An older one (a slow fetch has brought it back after the newer one was evicted) may not replace what was handled.
  * @returns whether it did
  */
 export async function relinkIfOther(root: Root, path: ArtifactPath, handled: number, dryRun = false): Promise<boolean> {
-	const current = lookUp(root, path);
-	if (current === undefined || versionOf(current) <= handled) return false;
-	if (hasWorkLink(root, path)) return false;
+	const version = versionHere(root, path);
+	if (version <= handled || hasWorkLink(root, path)) return false;
 	for await (const keyId of keyIdsInEncrypted(root)) {
 		const sealed = statSealed(root, { keyId, path });
-		if (sealed !== undefined && versionOf(sealed) === versionOf(current)) return false;
+		if (sealed !== undefined && versionOf(sealed) === version) return false;
 	}
 	if (!dryRun) await placeWorkLink(root, path);
 	return true;
+}
+
+/** The version in `uploads/`; 0 when there is none, also when the name is something else there: the bucket may be shared. */
+function versionHere(root: Root, path: ArtifactPath): number {
+	try {
+		const here = lookUp(root, path);
+		return here === undefined ? 0 : versionOf(here);
+	} catch (error) {
+		if (isS3proxyError(error) && error.code === 'conflict') return 0;
+		throw error;
+	}
 }

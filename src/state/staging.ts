@@ -22,17 +22,17 @@ export function stagingName(directory: string): string {
 	return join(directory, RESERVED_PREFIX + ownerToken());
 }
 
-/** Whether a file with a staging name was left behind by a process that died. */
-export function isAbandonedStaging(name: string, mtimeMs: number): boolean {
+/** Whether a file with a staging name was left behind by a process that died. @param changedMs its last change, not its mtime, which is the version's */
+export function isAbandonedStaging(name: string, changedMs: number): boolean {
 	const owner = STAGING_NAME.exec(name)?.[1];
 	if (owner === undefined) return false;
-	return isProvablyDead(owner) || mtimeMs < Date.now() - UNKNOWN_OWNER_MS;
+	return isProvablyDead(owner) || changedMs < Date.now() - UNKNOWN_OWNER_MS;
 }
 
 /** What a process that died has left behind under such a name; undefined when it is another's, or nothing. */
 export function abandonedStaging(file: string): Stats | undefined {
 	const stats = lstatIfThere(file);
-	return stats !== undefined && isAbandonedStaging(basename(file), stats.mtimeMs) ? stats : undefined;
+	return stats !== undefined && isAbandonedStaging(basename(file), stats.ctimeMs) ? stats : undefined;
 }
 
 export class Staging {

@@ -35,8 +35,8 @@ export function hasWorkLink(root: Root, path: ArtifactPath): boolean {
 }
 
 /**
- * Says that somebody has to look whether `path` waits, should this process die. Not made durable: what it stands for is not
- * either.
+ * Says that somebody has to look whether `path` waits, should this process die. Not made durable: it is for who was stopped and
+ * is killed, and a power cut ends everybody.
  * @returns its file, which is to be removed
  */
 export async function placeVoucher(root: Root, path: ArtifactPath): Promise<string> {

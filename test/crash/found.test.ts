@@ -215,37 +215,71 @@ describe('an older version that comes late', () => {
 		}
 	}
 
-	it('(re-encrypt) does not replace the newer one, which is not evicted meanwhile', async () => {
-		const stage = await setUp({ ...scenarioOf('encrypt'), prepare: async () => undefined });
-		const { root } = stage;
-		const latest = join(root, 'keys/latest');
-		const store = async (version: number) => {
-			const runs = [['ingest', '-', 'd/x'], ['encrypt'], ['upload']];
-			for (const command of runs) {
+	describe('(re-encrypt)', () => {
+		/** Runs the commands that store a version, under the key that `latest` points to. */
+		async function run(root: string, version: number, ...names: string[]): Promise<void> {
+			for (const name of names) {
+				const command = name === 'ingest' ? ['ingest', '-', 'd/x'] : [name];
 				const { code, stderr } = await s3proxy(root, command, { stdin: contentOf('d/x', version) });
 				expect(code, stderr).to.equal(0);
 			}
-		};
-		const first = readlinkSync(latest);
-		await s3proxy(root, ['rotate-key']);
-		const second = readlinkSync(latest);
-		await store(1);
-		// As after a key that was given up: the newest is under the older one, and something older is in its way.
-		rmSync(latest);
-		symlinkSync(first, latest);
-		await store(2);
-		rmSync(latest);
-		symlinkSync(second, latest);
-		const late = startHeld(root, ['re-encrypt'], { at: 0, match: '^rename bucket/.* bucket/.*d/x$', mode: 'hold' });
-		expect(await comesToRest(late), 'it is stopped').to.equal(true);
-		await ageOwnerlessLocks(stage.built, true);
-		await store(3);
-		const evicted = await s3proxy(root, ['evict', 'd/x']);
-		expect(evicted.stderr).to.contain('an upload of it has not come to its end');
-		await goesOn(late);
-		await ageOwnerlessLocks(stage.built);
-		await assertRepairs(stage, ['d/x']);
-		await assertStored(stage, { 'd/x': [3] }, { 'd/x': 3 });
+		}
+
+		function pointLatestTo(root: string, key: string): void {
+			rmSync(join(root, 'keys/latest'));
+			symlinkSync(key, join(root, 'keys/latest'));
+		}
+
+		async function underTwoKeys(): Promise<{ stage: Stage; keys: [string, string] }> {
+			const stage = await setUp({ ...scenarioOf('encrypt'), prepare: async () => undefined });
+			const latest = join(stage.root, 'keys/latest');
+			const older = readlinkSync(latest);
+			await s3proxy(stage.root, ['rotate-key']);
+			return { stage, keys: [older, readlinkSync(latest)] };
+		}
+
+		async function goesOnAlone(stage: Stage, late: Holdable): Promise<void> {
+			await goesOn(late);
+			await ageOwnerlessLocks(stage.built);
+			await assertRepairs(stage, ['d/x']);
+			await assertStored(stage, { 'd/x': [3] }, { 'd/x': 3 });
+		}
+
+		it('does not replace the newer one', async () => {
+			const { stage, keys } = await underTwoKeys();
+			const { root } = stage;
+			await run(root, 1, 'ingest', 'encrypt', 'upload');
+			// As after a key that was given up: the newest is under the older one, and something older is in its way.
+			pointLatestTo(root, keys[0]);
+			await run(root, 2, 'ingest', 'encrypt', 'upload');
+			pointLatestTo(root, keys[1]);
+			const match = '^rename bucket/.* bucket/.*d/x$';
+			const late = startHeld(root, ['re-encrypt'], { at: 0, match, mode: 'hold' });
+			expect(await comesToRest(late), 'it is stopped').to.equal(true);
+			await ageOwnerlessLocks(stage.built, true);
+			await run(root, 3, 'ingest', 'encrypt', 'upload');
+			await goesOnAlone(stage, late);
+		});
+
+		it('does not delete the newer one, which was sealed under the older key', async () => {
+			const { stage, keys } = await underTwoKeys();
+			const { root } = stage;
+			pointLatestTo(root, keys[0]);
+			await run(root, 1, 'ingest', 'encrypt', 'upload');
+			pointLatestTo(root, keys[1]);
+			await run(root, 1, 're-encrypt');
+			pointLatestTo(root, keys[0]);
+			await run(root, 3, 'ingest', 'encrypt');
+			pointLatestTo(root, keys[1]);
+			// It has asked the store what there is, and is about to delete the older one.
+			const match = `^mkdir locks/d/.s3proxy-put-.* then ^open bucket/${keys[1].replace('private_key-', '')}/d/x`;
+			const late = startHeld(root, ['re-encrypt', '--delete-old'], { at: 0, match, mode: 'hold', reads: true });
+			expect(await comesToRest(late), 'it is stopped').to.equal(true);
+			await ageOwnerlessLocks(stage.built, true);
+			await run(root, 3, 'upload', 'repair');
+			expect((await s3proxy(root, ['evict', 'd/x'])).code).to.equal(0);
+			await goesOnAlone(stage, late);
+		});
 	});
 
 	it('(fetch) is not what readers are left with', async () => {

@@ -3,11 +3,13 @@ import { dirname, join } from 'node:path';
 import { expect } from 'chai';
 import { artifactPath } from '../../src/state/artifact-path.js';
 import { openArtifact } from '../../src/state/artifacts.js';
+import { returnNewer } from '../../src/state/eviction.js';
+import type { HeldLock } from '../../src/state/held-lock.js';
 import { Layout } from '../../src/state/layout.js';
 import { Locks } from '../../src/state/locks.js';
 import type { Root } from '../../src/state/root.js';
 import { openSealed, publishPlain, relinkIfOther, removeUploaded, vouched } from '../../src/state/sealed.js';
-import { isAbandonedStaging, Staging } from '../../src/state/staging.js';
+import { abandonedStaging, isAbandonedStaging, Staging } from '../../src/state/staging.js';
 import { placeWorkLink, removeWorkLink } from '../../src/state/work-links.js';
 import { openBuilt } from '../support/built.js';
 import { makeDirectory, makeRoot, PLAIN_CONFIG, tree, treeOf } from '../support/cli.js';
@@ -31,6 +33,8 @@ function put(file: string, content: string, version: number): void {
 
 const FIRST = 1_700_000_000_000;
 const SECOND = FIRST + 1000;
+const HELD: HeldLock = { isHeld: true, assertHeld: () => undefined };
+const LOST: HeldLock = { ...HELD, isHeld: false };
 const links = (root: Root) => treeOf(root.layout.root, 'to_encrypt').filter((name) => name.includes('->'));
 
 describe('after encrypt has removed a work link', () => {
@@ -49,6 +53,10 @@ describe('after encrypt has removed a work link', () => {
 			(root) => put(root.layout.artifact(path), 'zero', FIRST - 1000),
 		],
 		['the artifact is gone', () => undefined],
+		[
+			'its name is a directory here, and an artifact of another root that has the same bucket',
+			(root) => put(join(root.layout.artifact(path), 'y'), 'one', SECOND),
+		],
 		[
 			'the newer version waits in encrypted/ already',
 			(root) => {
@@ -71,7 +79,7 @@ describe('while that is removed which says that a version waits', () => {
 	it('a voucher is there, and afterwards a work link for what has come meanwhile', async () => {
 		const root = newRoot();
 		put(root.layout.artifact(path), 'one', FIRST);
-		await vouched(root, path, FIRST, async () => {
+		await vouched(root, path, FIRST, HELD, async () => {
 			expect(treeOf(root.layout.root, 'to_encrypt').join()).to.match(/\.s3proxy-\S+ -> <root>\/uploads\/d\/x/);
 			expect(links(root)).to.have.length(1);
 			put(root.layout.artifact(path), 'two', SECOND);
@@ -79,11 +87,23 @@ describe('while that is removed which says that a version waits', () => {
 		expect(links(root)).to.deep.equal([LINK]);
 	});
 
+	it('a newer version waits again when the lock was lost, though it is sealed: who holds it may be about to remove that', async () => {
+		const root = newRoot();
+		put(root.layout.artifact(path), 'two', SECOND);
+		put(root.layout.sealed(KEY, path), 'sealed two', SECOND);
+		await vouched(root, path, FIRST, HELD, async () => undefined);
+		expect(links(root), 'not lost').to.deep.equal([]);
+		await vouched(root, path, FIRST, LOST, async () => undefined);
+		expect(links(root)).to.deep.equal([LINK]);
+	});
+
 	it('a removal that fails leaves no voucher', async () => {
 		const root = newRoot();
 		put(root.layout.artifact(path), 'one', FIRST);
 		const failure = new Error('EIO');
-		const thrown = await vouched(root, path, FIRST, () => Promise.reject(failure)).catch((error: unknown) => error);
+		const thrown = await vouched(root, path, FIRST, HELD, () => Promise.reject(failure)).catch(
+			(error: unknown) => error,
+		);
 		expect(thrown).to.equal(failure);
 		expect(links(root)).to.deep.equal([]);
 	});
@@ -101,7 +121,8 @@ describe('after upload has put an object', () => {
 		return file;
 	}
 
-	const remove = (root: Root, stats: Stats) => vouched(root, path, FIRST, () => removeUploaded(root, name, stats));
+	const remove = (root: Root, stats: Stats) =>
+		vouched(root, path, FIRST, HELD, () => removeUploaded(root, name, stats));
 
 	it('its file and its sidecar are removed', async () => {
 		const root = newRoot();
@@ -220,6 +241,37 @@ describe('a work link', () => {
 	});
 });
 
+describe('what an evict has taken, when a fetch comes', () => {
+	const taken = (root: Root, number: number, content: string, version: number) =>
+		put(join(root.layout.evictStaging(path), `.s3proxy-0-1-1-1-${number}`), content, version);
+	const visible = (root: Root) => readFileSync(root.layout.artifact(path), 'utf8');
+
+	it('is put back, the newest of several, and waits', async () => {
+		const root = newRoot();
+		taken(root, 1, 'two', SECOND);
+		taken(root, 2, 'three', SECOND + 1000);
+		taken(root, 3, 'one', FIRST);
+		expect(await returnNewer(root, path, FIRST)).to.equal(true);
+		expect(visible(root)).to.equal('three');
+		expect(links(root)).to.deep.equal([LINK]);
+	});
+
+	it('is left when it is not newer than what the fetch brings', async () => {
+		const root = newRoot();
+		taken(root, 1, 'one', FIRST);
+		expect(await returnNewer(root, path, FIRST)).to.equal(false);
+		expect(links(root)).to.deep.equal([]);
+	});
+
+	it('is left when a POST has stored a newer one', async () => {
+		const root = newRoot();
+		taken(root, 1, 'two', SECOND);
+		put(root.layout.artifact(path), 'three', SECOND + 1000);
+		expect(await returnNewer(root, path, FIRST)).to.equal(false);
+		expect(visible(root)).to.equal('three');
+	});
+});
+
 describe('a staging file', () => {
 	it('is abandoned when its owner is dead, or unknown and a day old', async () => {
 		const root = newRoot();
@@ -239,6 +291,16 @@ describe('a staging file', () => {
 		for (const other of ['x', '.s3proxy-', '.s3proxy-x', `${mine}x`, `x${mine}`]) {
 			expect(isAbandonedStaging(other, old), other).to.equal(false);
 		}
+	});
+
+	it('is as old as its last change: its mtime is its version, which fetch may have from years ago', async () => {
+		const root = newRoot();
+		const staging = await Staging.create(root, root.layout.toDecrypt, root.layout.toDecrypt);
+		const elsewhere = staging.file.replace(/(\.s3proxy-[0-9a-f]+)-\d+/, '$1-1');
+		renameSync(staging.file, elsewhere);
+		staging.setVersion(FIRST);
+		expect(abandonedStaging(elsewhere)).to.equal(undefined);
+		await staging.close();
 	});
 });
 
