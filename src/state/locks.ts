@@ -153,16 +153,17 @@ function isConflict(error: unknown): boolean {
 
 /**
  * Whether the owner is provably dead, or has given no sign of life for long. A record older than the directory is of an
- * earlier owner: he who made the directory has not come to write his own yet.
+ * earlier owner: he who made the directory has not come to write his own yet. Nor has he who is not in the record, or he has
+ * taken himself back and is about to remove the directory: both take a moment.
  */
 function isAbandoned({ file, directory }: LockNames): boolean {
 	const seen = lockDirectory(directory);
 	if (seen === undefined) return false;
 	if (seen.mtimeMs < Date.now() - STALE_MS) return true;
-	const written = statSync(file, { bigint: true, throwIfNoEntry: false })?.mtimeNs;
-	if (written === undefined || written < seen.birthtimeNs) return seen.mtimeMs < Date.now() - OWNERLESS_MS;
-	const owner = recordedOwner(file);
-	return owner !== undefined && isProvablyDead(owner);
+	const written = statSync(file, { bigint: true, throwIfNoEntry: false })?.mtimeNs ?? 0n;
+	const owner = written < seen.birthtimeNs ? undefined : recordedOwner(file);
+	if (owner !== undefined) return isProvablyDead(owner);
+	return Math.max(seen.mtimeMs, Number(written / 1_000_000n)) < Date.now() - OWNERLESS_MS;
 }
 
 /**

@@ -402,6 +402,27 @@ describe('the locks on disk', () => {
 		expect(tree(root)).to.deep.equal(['locks/', 'locks/a/']);
 	});
 
+	for (const [when, record] of [
+		['before he wrote who he was', ''],
+		['while he wrote it', `${'0'.padEnd(16)}\n`],
+		['when he had taken it back', `${'1700000000000'.padEnd(16)}\n${'-'.padEnd(80)}\n`],
+	] as const) {
+		it(`whose owner died ${when} are dead after 5 s`, async () => {
+			const names = layout.lock('path', path);
+			mkdirSync(names.directory, { recursive: true });
+			writeFileSync(names.file, record);
+			expect(await locks.clearIfDead(names, false)).to.equal(false);
+			const { now } = Date;
+			// The times on the disk cannot be from before the directory was made.
+			Date.now = () => now() + 5_100;
+			try {
+				expect(await locks.clearIfDead(names, false)).to.equal(true);
+			} finally {
+				Date.now = now;
+			}
+		});
+	}
+
 	it('that nobody can tell the owner of are dead when they have not been touched for 30 s', async () => {
 		const names = layout.lock('path', path);
 		mkdirSync(names.directory, { recursive: true });
