@@ -1,5 +1,6 @@
 /** The composition root: from a directory with a config.yaml to everything that an operation needs. */
 
+import { setMaxListeners } from 'node:events';
 import { realpath } from 'node:fs/promises';
 import { type Config, loadConfig } from './config.js';
 import { type Keyring, loadKeyring } from './crypto/keyring.js';
@@ -78,6 +79,8 @@ async function openStore(config: Config): Promise<ObjectStore> {
  * @throws S3proxyError `bad-config`
  */
 export async function createContext(directory: string, options: ContextOptions): Promise<Context> {
+	// Some for each job and request: with more than ten, Node.js would warn of a leak.
+	setMaxListeners(0, options.stopping, options.abandon);
 	const config = await loadConfig(directory);
 	const layout = new Layout(directory);
 	checkRoot(layout);

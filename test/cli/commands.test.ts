@@ -593,6 +593,18 @@ describe('what commands say', () => {
 		expect(stderr).to.contain('absent');
 	});
 
+	it('nothing of Node.js about many jobs at a time', async () => {
+		const root = makeRoot();
+		const built = await openBuilt(root);
+		const paths = Array.from({ length: 24 }, (_, number) => `d/${number}`);
+		for (const path of paths) await built.ingest(path, Buffer.alloc(1_000_000));
+		await built.encrypt();
+		const upload = await succeed(root, ['upload', '--jobs', '24']);
+		rmSync(join(root, 'uploads'), { recursive: true });
+		const fetch = await succeed(root, ['fetch', '--jobs', '24', ...paths]);
+		expect([upload.stderr, fetch.stderr]).to.deep.equal(['', '']);
+	});
+
 	it('log: json makes every line on stderr a JSON document', async () => {
 		const root = makeRoot({ config: `${DEFAULT_CONFIG}log: json\n` });
 		const { stderr } = await s3proxy(root, ['fetch', 'absent', 'gone']);
