@@ -305,6 +305,23 @@ describe('a staging file', () => {
 });
 
 describe('an older version that turns up in uploads/', () => {
+	it('(this root was made anew, and its clock is behind) is the last word: nobody here knows the newer one', async () => {
+		const root = makeRoot({ config: PLAIN_CONFIG });
+		const built = await openBuilt(root);
+		await built.ingest('d/x', 'one');
+		const ahead = Date.now() / 1000 + 3600;
+		utimesSync(join(root, 'uploads/d/x'), ahead, ahead);
+		await built.encrypt();
+		await built.upload();
+		for (const area of ['locks', 'uploads']) rmSync(join(root, area), { recursive: true });
+		await built.ingest('d/x', 'two');
+		await built.encrypt();
+		await built.upload();
+		rmSync(join(root, 'uploads'), { recursive: true });
+		await built.fetch('d/x');
+		expect(readFileSync(join(root, 'uploads/d/x'), 'utf8')).to.equal('two');
+	});
+
 	it('(a slow fetch has published it after the newer one was evicted) does not replace the newer one in the store', async () => {
 		const root = makeRoot({ config: PLAIN_CONFIG });
 		const built = await openBuilt(root);
