@@ -314,7 +314,10 @@ describe('an older version that turns up in uploads/', () => {
 		await built.encrypt();
 		await built.upload();
 		for (const area of ['locks', 'uploads']) rmSync(join(root, area), { recursive: true });
-		await built.ingest('d/x', 'two');
+		const second = await built.ingest('d/x', 'two');
+		// As by an ingest that died before its publish.
+		const { signal } = new AbortController();
+		await built.context.root.locks.withPath(path, signal, async (lock) => lock.setNewest(second + 1000));
 		await built.encrypt();
 		await built.upload();
 		rmSync(join(root, 'uploads'), { recursive: true });
