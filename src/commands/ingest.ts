@@ -28,7 +28,7 @@ export default class Ingest extends S3proxyCommand {
 		const { args, flags } = await this.parse(Ingest);
 		const path = artifactPathOfArgument(args.PATH);
 		return this.withContext(flags, { keys: 'required' }, async (context) => {
-			const { ingestFile, ingestStream } = await import('../operations/ingest.js');
+			const { ingestFile, ingestStream } = await import('../operations/ingest-source.js');
 			const stored =
 				args.FILE === '-'
 					? await ingestStream(context, openStdin(context.abandon), path)

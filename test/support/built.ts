@@ -15,7 +15,8 @@ const { addToken } = await built<typeof import('../../src/operations/add-token.j
 const { encrypt } = await built<typeof import('../../src/operations/encrypt.js')>('operations/encrypt');
 const { evict } = await built<typeof import('../../src/operations/evict.js')>('operations/evict');
 const { fetchAll } = await built<typeof import('../../src/operations/fetch.js')>('operations/fetch');
-const { ingestStream } = await built<typeof import('../../src/operations/ingest.js')>('operations/ingest');
+const { ingestStream } =
+	await built<typeof import('../../src/operations/ingest-source.js')>('operations/ingest-source');
 const { locateInStore } = await built<typeof import('../../src/operations/locate.js')>('operations/locate');
 const { reEncrypt } = await built<typeof import('../../src/operations/re-encrypt.js')>('operations/re-encrypt');
 const { repair } = await built<typeof import('../../src/operations/repair.js')>('operations/repair');
